@@ -1,0 +1,1 @@
+"""ebmsim: an analytical performance model of Energy-Based Models."""

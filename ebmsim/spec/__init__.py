@@ -1,0 +1,1 @@
+"""Reading of user-written files: located YAML and safe arithmetic."""

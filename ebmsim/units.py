@@ -40,9 +40,7 @@ _DIMENSIONS: dict[str, _Dimension] = {
     "power": _Dimension("a power", "'575 W'", "W", "watts", True, True),
     "energy": _Dimension("an energy", "'3 mJ'", "J", "joules", True, True),
     "energy_per_byte": _Dimension("an energy per byte", "'40 pJ/B'", "J/B", "joules per byte", True, False),
-    "energy_per_flop": _Dimension(
-        "an energy per FLOP", "'2.1 pJ/FLOP'", "J/FLOP", "joules per FLOP", True, False
-    ),
+    "energy_per_flop": _Dimension("an energy per FLOP", "'2.1 pJ/FLOP'", "J/FLOP", "joules per FLOP", True, False),
     "number": _Dimension("a number", "0.85", "", "a plain number", False, False),
 }
 

@@ -19,8 +19,7 @@ def test_problem_prints_all_parts() -> None:
         "did you mean 'conv'?",
     )
     assert str(problem) == (
-        "workload_graphs/x.yaml:41:7: components.main.nodes[3].kernel: unknown kernel 'cov'\n"
-        "    did you mean 'conv'?"
+        "workload_graphs/x.yaml:41:7: components.main.nodes[3].kernel: unknown kernel 'cov'\n    did you mean 'conv'?"
     )
 
 

@@ -287,9 +287,7 @@ class _Compiler:
     def _call(self, node: ast.Call, depth: int) -> _Compiled:
         name = node.func.id if isinstance(node.func, ast.Name) else ast.unparse(node.func)
         if not isinstance(node.func, ast.Name) or name not in _FUNCTIONS:
-            raise ExpressionError(
-                f"call of {_quoted(name)} is not allowed; functions: {', '.join(_FUNCTIONS)}"
-            )
+            raise ExpressionError(f"call of {_quoted(name)} is not allowed; functions: {', '.join(_FUNCTIONS)}")
         function, fewest, most = _FUNCTIONS[name]
         if node.keywords or any(isinstance(argument, ast.Starred) for argument in node.args):
             raise ExpressionError(f"'{name}' takes plain arguments only in {_quoted(self.text)}")

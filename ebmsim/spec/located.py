@@ -72,9 +72,7 @@ class Document:
     marks: Mapping[Path, Mark]
     keys: Mapping[Path, Mark]
 
-    def problem(
-        self, path: Sequence[str | int], message: str, hint: str = "", at_key: bool = False
-    ) -> Problem:
+    def problem(self, path: Sequence[str | int], message: str, hint: str = "", at_key: bool = False) -> Problem:
         """A problem at `path`, located at its value, or its key with `at_key`.
 
         Items of the path that the tree lacks are skipped, but a missing last key stays in the text; the
@@ -234,9 +232,7 @@ class _Builder:
         node = self._node(event, 1)
         if not isinstance(node.value, _Mapping):
             empty = isinstance(event, yaml.ScalarEvent) and event.value == "" and event.implicit[0]
-            self.note(
-                f"expected a mapping, found {'an empty file' if empty else _named(node.value)}", node.mark
-            )
+            self.note(f"expected a mapping, found {'an empty file' if empty else _named(node.value)}", node.mark)
         next(self.events)
         event = next(self.events)
         if isinstance(event, yaml.DocumentStartEvent):
@@ -337,9 +333,7 @@ class _Builder:
         name = tag.removeprefix(_TAG_PREFIX)
         wanted = _SCALAR_TAGS | _KIND_TAGS
         if tag.startswith(_TAG_PREFIX) and name in wanted:
-            self.note(
-                f"expected {wanted[name]} after '!!{name}', found {_KIND_TAGS.get(kind, 'a scalar')}", mark
-            )
+            self.note(f"expected {wanted[name]} after '!!{name}', found {_KIND_TAGS.get(kind, 'a scalar')}", mark)
         else:
             shown = f"!!{name}" if tag.startswith(_TAG_PREFIX) else tag
             self.note(f"the tag {_short(shown)} is not allowed", mark)

@@ -149,8 +149,7 @@ def test_aliases_are_copied_and_located_where_they_stand() -> None:
         ),
         (
             "  a: 1\n b: 2",
-            "f.yaml:2:2: not valid YAML: expected the end of the mapping\n"
-            "    check the indentation and the brackets",
+            "f.yaml:2:2: not valid YAML: expected the end of the mapping\n    check the indentation and the brackets",
         ),
         ("%YAML 9.9\n---\na: 1", "f.yaml:1:1: not valid YAML: found incompatible YAML document"),
     ],
@@ -257,9 +256,7 @@ def test_any_text_gives_a_document_or_a_spec_error(text: str) -> None:
 
 
 @given(st.binary(max_size=200))
-def test_any_bytes_give_a_document_or_a_spec_error(
-    tmp_path_factory: pytest.TempPathFactory, data: bytes
-) -> None:
+def test_any_bytes_give_a_document_or_a_spec_error(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
     path = tmp_path_factory.getbasetemp() / "any.yaml"
     path.write_bytes(data)
     try:

@@ -1,0 +1,31 @@
+"""The operators, one file a family. Importing this package fills the tables."""
+
+from ebmsim.graph.operators import (
+    activations,
+    arithmetic,
+    convolution,
+    host,
+    indexing,
+    normalisation,
+    pooling,
+    products,
+    randomness,
+    reductions,
+    shaping,
+    training,
+)
+
+__all__ = [
+    "activations",
+    "arithmetic",
+    "convolution",
+    "host",
+    "indexing",
+    "normalisation",
+    "pooling",
+    "products",
+    "randomness",
+    "reductions",
+    "shaping",
+    "training",
+]

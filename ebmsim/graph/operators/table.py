@@ -1,0 +1,154 @@
+"""One table per question about an operator: what it is, its shape, its work, its gradient.
+
+A family file fills the tables with short rules. A missing rule is an error that names the operator; there is no
+default. Shapes count every axis; axes in attributes are negative, so that a leading chain axis never moves them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ebmsim.errors import EbmsimError, suggest
+
+if TYPE_CHECKING:
+    from ebmsim.graph.graph import Builder, Node
+
+Shape = tuple[int, ...]
+
+CATEGORIES = ("matmul", "convolution", "elementwise", "transformation", "movement", "rng", "view", "host")
+
+
+class ShapeError(EbmsimError):
+    """Shapes or attributes that do not fit an operator; the text says what was expected and found."""
+
+
+class Attribute(NamedTuple):
+    """An attribute a workload file may give. kind: int | number | bool | ints | axis | axes | choice."""
+
+    kind: str
+    default: Any = None
+    required: bool = False
+    choices: tuple[str, ...] = ()
+    least: float = 1
+    text: str = ""
+
+
+class Parameter(NamedTuple):
+    """A learned tensor an operator takes: its name and its shape from the input shapes and attributes."""
+
+    name: str
+    shape: Callable[[Sequence[Shape], Mapping[str, Any]], Shape | None]
+
+
+class Operator(NamedTuple):
+    """What an operator is: category, inputs from the graph (least, most), attributes, learned tensors."""
+
+    name: str
+    category: str
+    least: int
+    most: int
+    attributes: Mapping[str, Attribute]
+    parameters: tuple[Parameter, ...]
+    result: str
+    public: bool
+    text: str
+
+
+class Work(NamedTuple):
+    """What one kernel does, for the shapes at hand.
+
+    flops: arithmetic operations, one multiply-add is two. special: transcendental results. random: random numbers.
+    product: (batch, m, n, k) where the work is a matrix product, else None. exact_product_flops: FLOPs of the
+    product as torch's counter counts them (differs from 2*b*m*n*k only for strided transposed convolutions).
+    window: (kernel, stride) of a convolution, else None. read: elements read per input, None for all of each.
+    written: elements written over all outputs, None for all.
+    """
+
+    flops: int = 0
+    special: int = 0
+    random: int = 0
+    product: tuple[int, int, int, int] | None = None
+    product_flops: int = 0
+    window: tuple[int, int] | None = None
+    read: tuple[int, ...] | None = None
+    written: int | None = None
+    seconds: float = 0.0
+
+
+ShapeRule = Callable[[Sequence[Shape], Mapping[str, Any]], tuple[Shape, ...]]
+WorkRule = Callable[[Sequence[Shape], Sequence[Shape], Mapping[str, Any]], Work]
+GradientRule = Callable[["Builder", "Node", Sequence[int], Sequence[bool]], Sequence[int | None]]
+
+OPERATORS: dict[str, Operator] = {}
+SHAPE: dict[str, ShapeRule] = {}
+WORK: dict[str, WorkRule] = {}
+GRADIENT: dict[str, GradientRule] = {}
+
+
+def operator(
+    name: str,
+    category: str,
+    inputs: int | tuple[int, int] = 1,
+    *,
+    attributes: Mapping[str, Attribute] | None = None,
+    parameters: Sequence[Parameter] = (),
+    result: str = "float",
+    public: bool = True,
+    text: str = "",
+) -> None:
+    """Register what an operator is. `public`: a workload file may name it. Raises ValueError on a second time."""
+    if name in OPERATORS:
+        raise ValueError(f"operator '{name}' is registered twice")
+    if category not in CATEGORIES:
+        raise ValueError(f"operator '{name}': unknown category '{category}'")
+    least, most = inputs if isinstance(inputs, tuple) else (inputs, inputs)
+    OPERATORS[name] = Operator(
+        name, category, least, most, dict(attributes or {}), tuple(parameters), result, public, text
+    )
+
+
+def _registrar(table: dict[str, Any], question: str, names: tuple[str, ...]) -> Callable[[Any], Any]:
+    def register(rule: Any) -> Any:
+        for name in names:
+            if name not in OPERATORS:
+                raise ValueError(f"{question} rule for the unknown operator '{name}'")
+            if name in table:
+                raise ValueError(f"{question} rule of '{name}' is registered twice")
+            table[name] = rule
+        return rule
+
+    return register
+
+
+def shape(*names: str) -> Callable[[ShapeRule], ShapeRule]:
+    """Register a shape rule: input shapes and attributes to output shapes."""
+    return _registrar(SHAPE, "shape", names)
+
+
+def work(*names: str) -> Callable[[WorkRule], WorkRule]:
+    """Register a work rule: input shapes, output shapes and attributes to Work."""
+    return _registrar(WORK, "work", names)
+
+
+def gradient(*names: str) -> Callable[[GradientRule], GradientRule]:
+    """Register a gradient rule: emits the operators that give the wanted input gradients."""
+    return _registrar(GRADIENT, "gradient", names)
+
+
+def rule(table: Mapping[str, Any], question: str, node: Node) -> Any:
+    """The rule of a node. Raises EbmsimError naming operator, node and line when there is none."""
+    found = table.get(node.op)
+    if found is None:
+        hint = suggest(node.op, table)
+        where = f"node '{node.name}'" + (f" (line {node.line})" if node.line else "")
+        raise EbmsimError(f"{where}: operator '{node.op}' has no {question} rule" + (f"; {hint}" if hint else ""))
+    return found
+
+
+def elements(shape: Shape) -> int:
+    """Number of elements of a shape."""
+    count = 1
+    for size in shape:
+        count *= size
+    return count

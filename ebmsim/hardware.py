@@ -1,0 +1,117 @@
+"""A device as the engine sees it: plain figures in SI units."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+Number: TypeAlias = Any
+"""A float, or a numpy array that broadcasts with the other figures (a sweep varies them together)."""
+
+
+@dataclass(frozen=True)
+class Level:
+    """One level of memory, in totals of the device."""
+
+    name: str
+    capacity: Number  # B
+    bandwidth: Number  # B/s
+    efficiency: Number  # achieved fraction of the bandwidth
+    energy: Number  # J/B
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """The engine of matrix products. A dtype without a peak is not supported."""
+
+    organisation: str  # tiles, systolic or simd
+    peak: Mapping[str, Number]  # FLOP/s by dtype, dense
+    clocks: Mapping[str, Number]  # Hz, of the dtypes whose peak is quoted at a clock of their own
+    arrays: Number  # these three are 0 unless systolic
+    rows: Number
+    columns: Number
+    dataflow: str  # weight-stationary, output-stationary or input-stationary
+    weights_double_buffered: bool
+
+
+@dataclass(frozen=True)
+class Vector:
+    """Arithmetic outside products; all rates at the clock of the device."""
+
+    peak: Mapping[str, Number]  # FLOP/s by dtype
+    special: Number  # results/s of exp, log, sin, rsqrt
+    random: Number  # normal random numbers/s
+
+
+@dataclass(frozen=True)
+class Host:
+    """What feeds the device. Without a link (a CPU) its bandwidth is infinite and its latency 0."""
+
+    link_bandwidth: Number  # B/s, one direction
+    link_latency: Number  # s
+    speed: Number  # cost of an operator relative to the reference host; lower is faster
+    asynchronous: bool
+    synchronise: Number  # s
+
+
+@dataclass(frozen=True)
+class Launch:
+    """Gaps on the device between two kernels, by execution, and what starting them costs."""
+
+    eager: Number  # s
+    graph: Number  # s
+    persistent: Number  # s
+    replay: Number  # s of the host, for one captured graph or executable
+    concurrent_kernels: Number
+
+
+@dataclass(frozen=True)
+class Power:
+    """Where the watts go."""
+
+    limit: Number  # W
+    static: Number  # W
+    energy: Mapping[str, Number]  # J/FLOP by dtype
+
+
+@dataclass(frozen=True)
+class Features:
+    """Hardware made for Energy-Based Models; the defaults are those of a device without any."""
+
+    stationary_weights: bool = False
+    transposed_weights: Number = 1.0  # relative rate of products with transposed weights
+    rng_overlapped: bool = False
+    resident_loop: bool = False
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """A device. `memory` is innermost first; its last level is the main memory.
+
+    sources: mark (vendor, measured or estimate) and origin of the figures, by path such as
+    "memory.dram.bandwidth". references: what the tags in the sources stand for.
+    """
+
+    name: str
+    title: str
+    kind: str  # cpu, gpu, tpu or accelerator
+    software: str  # the default software profile
+    validated: bool
+    references: Mapping[str, str]
+    units: Number
+    clock: Number  # Hz, at which the peaks are quoted
+    sustained_clock: Number  # Hz, under load
+    matrix: Matrix
+    vector: Vector
+    memory: tuple[Level, ...]
+    host: Host
+    launch: Launch
+    power: Power
+    features: Features
+    notes: tuple[str, ...]
+    sources: Mapping[str, tuple[str, str]]
+
+    def matrix_clock(self, dtype: str) -> Number:
+        """The clock in Hz at which the matrix peak of `dtype` is quoted. Raises nothing."""
+        return self.matrix.clocks.get(dtype, self.clock)

@@ -1,0 +1,261 @@
+"""The grammar of hardware files: from a located document to `ebmsim.hardware.Hardware`.
+
+The models give the structure and the JSON schema; every value is read by a function of ours, so that
+all messages have one form. Rules between keys look at the plain data, so that they report their
+problems together with those of the structure.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from functools import partial
+from typing import Annotated, Any, NoReturn
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic_core import core_schema
+
+from ebmsim.errors import suggest
+from ebmsim.units import _shown as shown
+from ebmsim.units import parse_quantity
+
+DTYPES = ("fp64", "fp32", "tf32", "bf16", "fp16", "fp8", "fp4", "int8", "int4")
+MARKS = ("vendor", "measured", "estimate")
+_ORGANISATIONS = ("tiles", "systolic", "simd")
+_DATAFLOWS = ("weight-stationary", "output-stationary", "input-stationary")
+_SYSTOLIC_SIZES = ("arrays", "rows", "columns")
+_SYSTOLIC_ONLY = (*_SYSTOLIC_SIZES, "dataflow", "weights_double_buffered")
+_LARGEST_COUNT = 10**9
+_Reader = Callable[[Any], Any]
+
+
+class _RefusalError(ValueError):
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+def _refuse(expected: str, value: object, hint: str = "") -> NoReturn:
+    raise _RefusalError(f"expected {expected}, found {shown(value)}", hint)
+
+
+class _Read:
+    """Annotation of a field: the function that reads its value, and its JSON schema."""
+
+    def __init__(self, read: _Reader, **schema: Any) -> None:
+        self.read = read
+        self.schema = schema
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> core_schema.CoreSchema:
+        return core_schema.no_info_plain_validator_function(self.read)
+
+    def __get_pydantic_json_schema__(self, core: Any, handler: Any) -> dict[str, Any]:
+        return dict(self.schema)
+
+
+def _quantity(dimension: str, example: str, zero: bool = False) -> _Read:
+    return _Read(partial(parse_quantity, dimension=dimension, zero=zero), type="string", examples=[example])
+
+
+def _choice(*options: str) -> _Read:
+    def read(value: Any) -> Any:
+        if value not in options:
+            hint = suggest(value, options) if isinstance(value, str) else ""
+            _refuse(f"{', '.join(options[:-1])} or {options[-1]}", value, hint if "did you" in hint else "")
+        return value
+
+    return _Read(read, type="string", enum=list(options))
+
+
+def _text(value: Any) -> Any:
+    if not isinstance(value, str) or not value.strip():
+        _refuse("a text", value)
+    return value
+
+
+def _flag(value: Any) -> Any:
+    if not isinstance(value, bool):
+        _refuse("true or false", value)
+    return value
+
+
+def _count(value: Any) -> Any:
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= _LARGEST_COUNT:
+        _refuse("a whole number from 1 to 1e9", value)
+    return value
+
+
+def _fraction(value: Any) -> float:
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not is_number or not 0 < value <= 1:
+        _refuse("a number above 0 and up to 1", value)
+    return float(value)
+
+
+def _dtype(value: Any) -> Any:
+    if value not in DTYPES:
+        raise _RefusalError(f"unknown dtype {shown(value)}", suggest(value, DTYPES))
+    return value
+
+
+def _level_name(value: Any) -> Any:
+    if not re.fullmatch("[a-z][a-z0-9_]*", value):
+        _refuse("a name of lower case letters, digits and '_'", value)
+    return value
+
+
+def _source(value: Any) -> tuple[str, str]:
+    expected = "a mark and an origin such as 'vendor, datasheet'"
+    if not isinstance(value, str):
+        _refuse(expected, value)
+    mark, _, text = (part.strip() for part in value.partition(","))
+    if mark not in MARKS:
+        raise _RefusalError(f"unknown mark {shown(mark)}", suggest(mark, MARKS))
+    if not text:
+        _refuse(expected, value)
+    return mark, text
+
+
+Text = Annotated[Any, _Read(_text, type="string", minLength=1)]
+Flag = Annotated[Any, _Read(_flag, type="boolean")]
+Count = Annotated[Any, _Read(_count, type="integer", minimum=1, maximum=_LARGEST_COUNT)]
+Fraction = Annotated[Any, _Read(_fraction, type="number", exclusiveMinimum=0, maximum=1)]
+Factor = Annotated[Any, _Read(partial(parse_quantity, dimension="number"), type="number", exclusiveMinimum=0)]
+Frequency = Annotated[Any, _quantity("frequency", "2.41 GHz")]
+FlopRate = Annotated[Any, _quantity("flop_rate", "104.8 TFLOP/s")]
+OpRate = Annotated[Any, _quantity("op_rate", "6.5 Top/s")]
+Size = Annotated[Any, _quantity("bytes", "96 MiB")]
+Bandwidth = Annotated[Any, _quantity("bandwidth", "1792 GB/s")]
+Time = Annotated[Any, _quantity("time", "1.6 us", zero=True)]
+Watts = Annotated[Any, _quantity("power", "575 W")]
+StaticWatts = Annotated[Any, _quantity("power", "60 W", zero=True)]
+ByteEnergy = Annotated[Any, _quantity("energy_per_byte", "40 pJ/B", zero=True)]
+FlopEnergy = Annotated[Any, _quantity("energy_per_flop", "2.1 pJ/FLOP", zero=True)]
+Dtype = Annotated[Any, _Read(_dtype, type="string", enum=list(DTYPES))]
+LevelName = Annotated[Any, _Read(_level_name, type="string", pattern="^[a-z][a-z0-9_]*$")]
+Source = Annotated[
+    Any, _Read(_source, type="string", pattern=rf"^({'|'.join(MARKS)}),", examples=["vendor, datasheet"])
+]
+Peaks = Annotated[dict[Dtype, FlopRate], Field(min_length=1)]
+
+
+class _Model(BaseModel):
+    # Only the model of the whole file is ever used to validate, which builds the others.
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+
+
+class MatrixSpec(_Model):
+    """The engine of matrix products."""
+
+    organisation: Annotated[Any, _choice(*_ORGANISATIONS)] = Field(
+        description="tiles: output tiles over units (GPU); systolic: arrays; simd: vector units (CPU)"
+    )
+    peak: Peaks = Field(description="dense peak by dtype at `clock`; dtypes missing here are not supported")
+    clocks: dict[Dtype, Frequency] = Field({}, description="clock of the peaks quoted at another one")
+    arrays: Count = Field(0, description="systolic arrays of the device")
+    rows: Count = Field(0, description="rows of a systolic array")
+    columns: Count = Field(0, description="columns of a systolic array")
+    dataflow: Annotated[Any, _choice(*_DATAFLOWS)] = Field(
+        "weight-stationary", description="the operand that stays in a systolic array"
+    )
+    weights_double_buffered: Flag = Field(False, description="the next weights are loaded while a systolic array works")
+
+
+class VectorSpec(_Model):
+    """Arithmetic outside matrix products."""
+
+    peak: Peaks = Field(description="peak by dtype at `clock`")
+    special: OpRate = Field(description="exp, log, sin, rsqrt results per second at `clock`")
+    random: OpRate = Field(description="normal random numbers per second")
+
+
+class LevelSpec(_Model):
+    """A level of memory; all figures are totals of the device."""
+
+    capacity: Size = Field(description="total size")
+    bandwidth: Bandwidth = Field(description="total bandwidth")
+    efficiency: Fraction = Field(1.0, description="achieved fraction of the bandwidth on streams")
+    energy: ByteEnergy = Field("0 pJ/B", validate_default=True, description="energy of moving one byte")
+
+
+class HostSpec(_Model):
+    """What feeds the device."""
+
+    link_bandwidth: Bandwidth = Field(
+        default_factory=lambda: math.inf, description="host to device, one direction; left out on a CPU"
+    )
+    link_latency: Time = Field("0 us", validate_default=True, description="latency of that link")
+    speed: Factor = Field(description="host cost of an operator relative to the reference host of the software profile")
+    asynchronous: Flag = Field(description="the device runs behind the host (false on a CPU)")
+    synchronise: Time = Field(description="one device-to-host synchronisation")
+
+
+class LaunchSpec(_Model):
+    """The gap on the device between two kernels, by execution."""
+
+    eager: Time = Field(description="kernels launched one by one")
+    graph: Time = Field(description="kernels inside one captured graph or executable")
+    persistent: Time = Field(description="steps inside one persistent kernel or compiled loop")
+    replay: Time = Field(description="host cost of starting one captured graph or executable")
+    concurrent_kernels: Count = Field(description="most kernels that run at the same time")
+
+
+class PowerSpec(_Model):
+    """Power and energy."""
+
+    limit: Watts = Field(description="most power the device may draw")
+    static: StaticWatts = Field(description="power drawn whatever it does")
+    energy: dict[Dtype, FlopEnergy] = Field(description="energy per FLOP by dtype")
+
+
+class FeaturesSpec(_Model):
+    """Hardware made for Energy-Based Models."""
+
+    stationary_weights: Flag = Field(
+        False, description="weights that fit stay on chip across forward, backward and steps"
+    )
+    transposed_weights: Fraction = Field(
+        1.0, description="relative rate of products with transposed weights (1 is free)"
+    )
+    rng_overlapped: Flag = Field(False, description="random numbers are drawn beside the network")
+    resident_loop: Flag = Field(False, description="no dispatch inside the sampling loop")
+
+
+class HardwareSpec(_Model):
+    """A device, with the source of every figure."""
+
+    name: Text = Field(description="short name, as on the command line")
+    title: Text = Field(description="full name")
+    kind: Annotated[Any, _choice("cpu", "gpu", "tpu", "accelerator")] = Field(description="kind of device")
+    software: Annotated[Any, _choice("torch-cuda", "torch-cpu", "xla-tpu", "ideal")] = Field(
+        description="default software profile"
+    )
+    validated: Flag = Field(False, description="true only when measurements of this very device stand behind it")
+    references: dict[Text, Text] = Field({}, description="what the tags in `sources` stand for")
+    units: Count = Field(description="streaming multiprocessors, cores or TensorCores")
+    clock: Frequency = Field(description="the clock the peaks are quoted at")
+    sustained_clock: Frequency = Field(description="the clock under load")
+    matrix: MatrixSpec = Field(description="the engine of matrix products")
+    vector: VectorSpec = Field(description="arithmetic outside products")
+    memory: Annotated[dict[LevelName, LevelSpec], Field(min_length=1)] = Field(
+        description="levels of memory, innermost first; the last one is the main memory"
+    )
+    host: HostSpec = Field(description="what feeds the device")
+    launch: LaunchSpec = Field(description="gaps between kernels")
+    power: PowerSpec = Field(description="power and energy")
+    features: FeaturesSpec = Field(default_factory=FeaturesSpec, description="hardware made for EBMs")
+    notes: list[Text] = Field([], description="conflicts between sources, traps")
+    sources: dict[str, Source] = Field({}, description="mark and origin of each figure by its path")
+
+
+_FIGURES = ("units", "clock", "sustained_clock", "matrix", "vector", "memory", "host", "launch", "power")
+_SECTIONS: dict[str, type[_Model]] = {
+    "matrix": MatrixSpec,
+    "vector": VectorSpec,
+    "memory": LevelSpec,
+    "host": HostSpec,
+    "launch": LaunchSpec,
+    "power": PowerSpec,
+    "features": FeaturesSpec,
+}

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Annotated, Any, NoReturn
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import core_schema
 
-from ebmsim.errors import suggest
+from ebmsim import hardware as engine
+from ebmsim.errors import Problem, SpecError, suggest
+from ebmsim.spec.located import Document, Path, format_path
 from ebmsim.units import _shown as shown
 from ebmsim.units import parse_quantity
 
@@ -27,6 +29,7 @@ _DATAFLOWS = ("weight-stationary", "output-stationary", "input-stationary")
 _SYSTOLIC_SIZES = ("arrays", "rows", "columns")
 _SYSTOLIC_ONLY = (*_SYSTOLIC_SIZES, "dataflow", "weights_double_buffered")
 _LARGEST_COUNT = 10**9
+_ABOUT_THE_FILE = ("name", "title", "kind", "software", "validated", "references", "notes", "sources")
 _Reader = Callable[[Any], Any]
 
 
@@ -244,18 +247,106 @@ class HardwareSpec(_Model):
     host: HostSpec = Field(description="what feeds the device")
     launch: LaunchSpec = Field(description="gaps between kernels")
     power: PowerSpec = Field(description="power and energy")
-    features: FeaturesSpec = Field(default_factory=FeaturesSpec, description="hardware made for EBMs")
+    features: FeaturesSpec = Field(
+        default_factory=lambda: FeaturesSpec.model_validate({}), description="hardware made for EBMs"
+    )
     notes: list[Text] = Field([], description="conflicts between sources, traps")
     sources: dict[str, Source] = Field({}, description="mark and origin of each figure by its path")
 
 
-_FIGURES = ("units", "clock", "sustained_clock", "matrix", "vector", "memory", "host", "launch", "power")
-_SECTIONS: dict[str, type[_Model]] = {
-    "matrix": MatrixSpec,
-    "vector": VectorSpec,
-    "memory": LevelSpec,
-    "host": HostSpec,
-    "launch": LaunchSpec,
-    "power": PowerSpec,
-    "features": FeaturesSpec,
-}
+def parse_hardware(document: Document) -> engine.Hardware:
+    """The device that a hardware file describes. Raises SpecError with all problems."""
+    problems = list(_rules(document))
+    try:
+        spec = HardwareSpec.model_validate(document.data)
+    except ValidationError as error:
+        problems += [_located(document, item) for item in error.errors(include_url=False)]
+    if problems:
+        raise SpecError(problems)
+    figures = dict(spec)
+    for name, target in (
+        ("matrix", engine.Matrix),
+        ("vector", engine.Vector),
+        ("host", engine.Host),
+        ("launch", engine.Launch),
+        ("power", engine.Power),
+        ("features", engine.Features),
+    ):
+        figures[name] = target(**dict(figures[name]))
+    figures["memory"] = tuple(engine.Level(name, **dict(level)) for name, level in spec.memory.items())
+    figures["notes"] = tuple(spec.notes)
+    return engine.Hardware(**figures)
+
+
+def hardware_schema() -> dict[str, Any]:
+    """The JSON schema of hardware files, for editors. Raises nothing."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema"} | HardwareSpec.model_json_schema()
+
+
+def _located(document: Document, error: Any) -> Problem:
+    """The problem that an error of pydantic stands for."""
+    path = error["loc"]
+    kind = error["type"]
+    if kind == "missing":
+        return document.problem(path[:-1], f"missing key '{path[-1]}'")
+    if kind == "extra_forbidden":
+        hint = suggest(path[-1], _fields_at(path[:-1]))
+        return document.problem(path, f"unknown key '{path[-1]}'", hint, at_key=True)
+    if kind == "value_error":
+        reason = error["ctx"]["error"]
+        return document.problem(path, str(reason), getattr(reason, "hint", ""), path[-1:] == ("[key]",))
+    if kind == "too_short":
+        return document.problem(path, "expected at least one entry, found an empty mapping")
+    wanted = "a list" if kind == "list_type" else "a mapping"
+    return document.problem(path, f"expected {wanted}, found {shown(error['input'])}")
+
+
+def _fields_at(path: tuple[Any, ...]) -> list[str]:
+    """The keys allowed in the mapping at `path`."""
+    model: Any = HardwareSpec
+    if path:
+        model = LevelSpec if path[0] == "memory" else HardwareSpec.model_fields[path[0]].annotation
+    return list(model.model_fields)
+
+
+def _rules(document: Document) -> Iterator[Problem]:
+    """Problems between keys, in data of which nothing is checked yet."""
+    data = document.data
+    matrix = _mapping(data, "matrix")
+    systolic = matrix.get("organisation") == "systolic"
+    if systolic:
+        for key in _SYSTOLIC_SIZES:
+            if key not in matrix:
+                yield document.problem(("matrix",), f"missing key '{key}' of a systolic organisation")
+    elif matrix.get("organisation") in _ORGANISATIONS:
+        for key in _SYSTOLIC_ONLY:
+            if key in matrix:
+                yield document.problem(("matrix", key), f"'{key}' is of a systolic organisation only", at_key=True)
+    peaks = _mapping(matrix, "peak")
+    for dtype in _mapping(matrix, "clocks"):
+        if dtype in DTYPES and dtype not in peaks:
+            yield document.problem(("matrix", "clocks", dtype), f"no peak for '{dtype}'", at_key=True)
+    host = _mapping(data, "host")
+    if ("link_latency" in host) != ("link_bandwidth" in host):
+        key = "link_latency" if "link_bandwidth" in host else "link_bandwidth"
+        yield document.problem(("host",), f"missing key '{key}' of the link")
+    known = dict.fromkeys(format_path(path) for path in document.marks if _is_figure(document, path))
+    for path in _mapping(data, "sources"):
+        if path not in known:
+            hint = suggest(path, known)
+            yield document.problem(("sources", path), f"no figure '{path}' in the file", hint, at_key=True)
+
+
+def _mapping(data: Any, key: str) -> dict[str, Any]:
+    value = data.get(key)
+    return value if isinstance(value, dict) else {}
+
+
+def _is_figure(document: Document, path: Path) -> bool:
+    """Whether a source can be given for the value at `path`: no mapping, and about the device."""
+    if not path or path[0] in _ABOUT_THE_FILE:
+        return False
+    value = document.data
+    for item in path:
+        value = value[item]
+    return not isinstance(value, dict)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ebmsim.errors import EbmsimError
 from ebmsim.graph.operators.table import (
     Attribute,
     Parameter,
@@ -177,4 +178,22 @@ def _(b: Builder, node: Node, grads: Sequence[int], want: Sequence[bool]) -> Seq
         level = b.emit("sub", level, b.emit("mul", along_g, along_h))
         second = b.emit("mul", parts.x, b.emit("mul", level, b.emit("square", parts.rate)))
         out[1] = parts.back(b.emit("sub", first, second))
+    return out
+
+
+@gradient("norm_weight_gradient")
+def _(b: Builder, node: Node, grads: Sequence[int], want: Sequence[bool]) -> Sequence[int | None]:
+    """dw = Σ dy x̂, db = Σ dy; with cotangents u and v:  d(dy) = u x̂ + v,  dx = project(u dy)."""
+    if len(grads) != 2:
+        raise EbmsimError(f"node '{node.name}': expected gradients of both gain and bias, found one")
+    dy, x, mean, rate = node.inputs
+    groups = _groups(node)
+    parts = _Normalised(b, x, mean, rate, groups)
+    trailing = (b.shape(grads[0])[0], *(1,) * (len(b.shape(x)) - 2)) if groups else b.shape(grads[0])
+    u, v = (b.emit("reshape", g, shape=trailing) for g in grads)
+    out: list[int | None] = [None] * 4
+    if want[0]:
+        out[0] = b.emit("add", b.emit("mul", parts.back(parts.x), u), v)
+    if want[1]:
+        out[1] = parts.back(parts.project(parts.grouped(b.emit("mul", dy, u))))
     return out

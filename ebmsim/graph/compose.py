@@ -1,0 +1,422 @@
+"""From a workload to its graphs: components instantiated and wired, the sampling program walked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from ebmsim.errors import Problem, SpecError, suggest
+from ebmsim.graph.differentiate import differentiate
+from ebmsim.graph.graph import Builder, Graph
+from ebmsim.graph.nodes import HELD, Path, attribute_value, attributes_of, check_nodes
+from ebmsim.graph.operators.table import OPERATORS, ShapeError
+from ebmsim.spec.expression import ExpressionError, evaluate
+from ebmsim.spec.workload import Component, Workload, sampler_program
+
+Scope = dict[str, int]
+
+
+class Section(NamedTuple):
+    """A run of nodes executed `repeat` times in one inference. label: once | step."""
+
+    label: str
+    repeat: int
+    first: int
+    last: int
+
+
+class Program(NamedTuple):
+    """An inference of one launch as a graph in sections; `weights` are its learned tensors by key."""
+
+    graph: Graph
+    sections: tuple[Section, ...]
+    weights: Mapping[str, int]
+    frozen: frozenset[int]
+
+
+class Composer:
+    """Emits a workload's nodes for a number of chains (the size of the chain axis)."""
+
+    def __init__(self, workload: Workload, chains: int) -> None:
+        self.workload, self.file, self.document = workload, workload.file, workload.document
+        self.chains = chains
+        self.b = Builder()
+        self.values: dict[str, Any] = dict(workload.parameters)
+        self.weights: dict[str, int] = {}
+        self.frozen: set[int] = set()
+        self.outside: dict[str, list[int]] = {}
+        self.sections: list[Section] = []
+        self._mark = 0
+        self.sample, shape = next(iter(self.file.sampler.sample.items()))
+        self.sample_shape = tuple(self._int(s, ("sampler", "sample", self.sample)) for s in shape)
+
+    # --- values and errors --------------------------------------------------------------------------------------
+
+    def refuse(self, path: Path, message: str, hint: str = "") -> SpecError:
+        """The located error to raise."""
+        return SpecError([self.document.problem(path, message, hint)])
+
+    def value(self, given: Any, path: Path, values: Mapping[str, Any] | None = None) -> Any:
+        """An expression computed. Raises SpecError."""
+        try:
+            return evaluate(given, self.values if values is None else values)
+        except ExpressionError as error:
+            raise self.refuse(path, str(error), error.hint) from None
+
+    def _int(self, given: Any, path: Path) -> int:
+        value = self.value(given, path)
+        if isinstance(value, (bool, str)) or value != int(value) or value < 0:
+            raise self.refuse(path, f"expected a whole number, found {value!r}")
+        return int(value)
+
+    # --- sections -----------------------------------------------------------------------------------------------
+
+    def close(self, label: str, repeat: int) -> None:
+        """The nodes since the last call are a section."""
+        if len(self.b.nodes) > self._mark:
+            self.sections.append(Section(label, repeat, self._mark, len(self.b.nodes)))
+            self._mark = len(self.b.nodes)
+
+    # --- nodes --------------------------------------------------------------------------------------------------
+
+    def emit_nodes(
+        self,
+        nodes: Sequence[Mapping[str, Any]],
+        path: Path,
+        scope: Scope,
+        values: Mapping[str, Any],
+        owner: str,
+        previous: int | None,
+        frozen: bool = False,
+    ) -> int | None:
+        """Emit a list of nodes in a scope of names; `owner` prefixes the keys of their weights."""
+        counts: dict[str, int] = {}
+        for index, node in enumerate(nodes):
+            at = (*path, index)
+            if "when" in node and not self.value(node["when"], (*at, "when"), values):
+                continue
+            kind = str(node.get("op") or node.get("use"))
+            counts[kind] = counts.get(kind, 0) + 1
+            name = str(node.get("name") or f"{kind}{counts[kind]}")
+            self.b.line = self.document.marks.get(at, (0, 0))[0]
+            if "use" in node:
+                previous = self._use(node, at, scope, values, f"{owner}.{name}", previous, frozen)
+            else:
+                previous = self._node(node, at, scope, values, f"{owner}.{name}", previous, frozen)
+            scope[name] = previous
+        return previous
+
+    def _inputs(self, node: Mapping[str, Any], at: Path, scope: Scope, previous: int | None, most: int) -> list[int]:
+        given = node.get("inputs")
+        if given is None:
+            if most == 0:
+                return []
+            if previous is None:
+                raise self.refuse(at, "expected inputs: there is no node before this one")
+            return [previous]
+        names = given if isinstance(given, list) else [given]
+        found = []
+        for index, name in enumerate(names):
+            if name not in scope:
+                where = (*at, "inputs", index) if isinstance(given, list) else (*at, "inputs")
+                raise self.refuse(where, f"no node or input called '{name}'", suggest(str(name), scope))
+            found.append(scope[name])
+        return found
+
+    def _use(
+        self,
+        node: Mapping[str, Any],
+        at: Path,
+        scope: Scope,
+        values: Mapping[str, Any],
+        owner: str,
+        previous: int | None,
+        frozen: bool,
+    ) -> int:
+        block = self.file.blocks[node["use"]]
+        inputs = self._inputs(node, at, scope, previous, len(block.inputs))
+        if len(inputs) != len(block.inputs):
+            raise self.refuse(at, f"expected {len(block.inputs)} inputs of block {node['use']}, found {len(inputs)}")
+        arguments = {k: v for k, v in block.arguments.items() if v is not None}
+        arguments |= {k: self.value(v, (*at, "with", k), values) for k, v in (node.get("with") or {}).items()}
+        times = self.value(node.get("repeat", 1), (*at, "repeat"), values)
+        result = inputs[0]
+        for turn in range(int(times)):
+            inner: Scope = dict(zip(block.inputs, [result, *inputs[1:]], strict=True))
+            key = owner if times == 1 else f"{owner}{turn}"
+            path = ("blocks", node["use"], "nodes")
+            last = self.emit_nodes(block.nodes, path, inner, {**values, **arguments}, key, result, frozen)
+            result = self._output(block.output, inner, last, ("blocks", node["use"], "output"))
+        return result
+
+    def _output(self, name: str, scope: Scope, last: int | None, path: Path) -> int:
+        if not name:
+            if last is None:
+                raise self.refuse(path[:-1], "expected at least one node that runs")
+            return last
+        if name not in scope:
+            raise self.refuse(path, f"no node called '{name}'", suggest(name, scope))
+        return scope[name]
+
+    def _node(
+        self,
+        node: Mapping[str, Any],
+        at: Path,
+        scope: Scope,
+        values: Mapping[str, Any],
+        owner: str,
+        previous: int | None,
+        frozen: bool,
+    ) -> int:
+        op = node["op"]
+        held = op in HELD
+        inputs = [] if held else self._inputs(node, at, scope, previous, OPERATORS[op].most)
+        tensors = self.b.tensors
+        chain = any(tensors[i].chain_axis for i in inputs)
+        rank = len(tensors[inputs[0]].shape) - (1 if inputs and tensors[inputs[0]].chain_axis else 0) if inputs else 0
+        attributes: dict[str, Any] = {}
+        for key, attribute in attributes_of(op).items():
+            if key not in node and not attribute.required:
+                given = attribute.default
+                attributes[key] = given - rank if attribute.kind == "axis" and given >= 0 else given
+                continue
+            try:
+                attributes[key] = attribute_value(attribute, node[key], values, rank)
+            except ExpressionError as error:
+                raise self.refuse((*at, key), str(error), error.hint) from None
+            except ValueError as error:
+                raise self.refuse((*at, key), str(error)) from None
+        if held:
+            return self._held(owner, attributes["shape"], "weight" if op == "parameter" else "buffer", frozen)
+        operator = OPERATORS[op]
+        if not operator.least <= len(inputs) <= operator.most:
+            wanted = f"{operator.least}" if operator.least == operator.most else f"at least {operator.least}"
+            raise self.refuse(at, f"expected {wanted} inputs of {op}, found {len(inputs)}")
+        if operator.category == "rng" or (op in ("reshape", "expand") and chain):
+            rows = tensors[inputs[0]].shape[0] if inputs else self.chains
+            attributes["shape"] = (rows, *attributes["shape"])
+        ranks = {len(tensors[i].shape) for i in inputs if tensors[i].chain_axis}
+        if operator.category == "elementwise" and len(ranks) > 1:
+            shown = " and ".join(str(list(tensors[i].shape[1:])) for i in inputs if tensors[i].chain_axis)
+            raise self.refuse(at, f"expected inputs with equally many axes per chain, found {shown}")
+        weights = []
+        try:
+            for parameter in operator.parameters:
+                shape = parameter.shape([tensors[i].shape for i in inputs], attributes)
+                if shape is None:
+                    continue
+                if parameter.name == "weight" and "weight" in node:
+                    weights += self._inputs({"inputs": node["weight"]}, (*at, "weight"), scope, None, 1)
+                else:
+                    weights.append(self._held(f"{owner}.{parameter.name}", shape, "weight", frozen))
+            kept = {k: v for k, v in attributes.items() if k != "affine"}
+            phase = self._phase(node, operator.category)
+            with self.b.at(phase=phase):
+                return self.b.emit_all(op, (*inputs, *weights), owner, **kept)[0]
+        except ShapeError as error:
+            raise self.refuse(at, f"{op}: {error}") from None
+
+    def _phase(self, node: Mapping[str, Any], category: str) -> str:
+        if "phase" in node:
+            return str(node["phase"])
+        if self.b.phase != "update":
+            return self.b.phase
+        return {"rng": "rng", "host": "host"}.get(category, "update")
+
+    def _held(self, key: str, shape: Sequence[int], role: str, frozen: bool) -> int:
+        if key not in self.weights:
+            tensor = self.b.tensor(tuple(shape), role, key, chain_axis=False)
+            self.weights[key] = tensor
+            if frozen or role == "buffer":
+                self.frozen.add(tensor)
+        return self.weights[key]
+
+    # --- components ---------------------------------------------------------------------------------------------
+
+    def instances(self, name: str, component: Component) -> int:
+        """How many instances of a component run; 0 when its condition does not hold."""
+        if not self.value(component.when, ("components", name, "when")):
+            return 0
+        return self._int(component.instances, ("components", name, "instances"))
+
+    def prepare(self) -> None:
+        """Inputs copied from the host and components that run once: the beginning of an inference."""
+        with self.b.at(phase="once", branch=""):
+            for name, spec in self.file.inputs.items():
+                if not self.value(spec.when, ("inputs", name, "when")):
+                    continue
+                shape = tuple(self._int(s, ("inputs", name, "shape")) for s in spec.shape)
+                full = (self.chains, *shape) if spec.chain_axis else shape
+                source = self.b.tensor(full, "input", name, spec.kind, spec.chain_axis)
+                self.b.line = self.document.marks.get(("inputs", name), (0, 0))[0]
+                copied = self.b.emit("to_device", source, name=name)
+                self.b.tensors[copied] = self.b.tensors[copied]._replace(kind=spec.kind)
+                self.outside[name] = [copied]
+            self.run("once", None)
+        self.close("once", 1)
+
+    def run(self, when: str, sample: int | None, only: Sequence[str] = ("encoder",)) -> list[tuple[str, int]]:
+        """Emit all components of a kind that run at this moment; returns (component, output) per instance."""
+        outputs: list[tuple[str, int]] = []
+        for name, component in self.file.components.items():
+            if component.runs != when or component.role not in only:
+                continue
+            count = self.instances(name, component)
+            batched = component.launch == "batched" and component.weights == "shared"
+            results = []
+            for index in range(1 if batched and count else count):
+                rows = self._int(component.rows, ("components", name, "rows")) * (count if batched else 1)
+                results.append(self._instance(name, component, index, sample, rows))
+            self.outside[name] = results
+            outputs += [(name, result) for result in results]
+        return outputs
+
+    def _instance(self, name: str, component: Component, index: int, sample: int | None, rows: int) -> int:
+        distinct = component.weights == "distinct" and index > 0
+        owner = f"{name}[{index}]" if distinct else name
+        b = self.b
+        with b.at(branch=f"{name}[{index}]"):
+            scope: Scope = {}
+            for local, source in component.inputs.items():
+                tensor = self._source(name, local, source, index, sample)
+                scope[local] = self._rows(tensor, rows)
+            path = ("components", name, "nodes")
+            first = next(iter(scope.values()), None)
+            last = self.emit_nodes(
+                component.nodes, path, scope, self.values, owner, first, frozen=not component.trained
+            )
+            result = self._output(component.output, scope, last, ("components", name, "output"))
+            if component.role == "energy":
+                result = self._energy(name, result, rows)
+            return result
+
+    def _source(self, name: str, local: str, source: str, index: int, sample: int | None) -> int:
+        if source == self.sample and sample is not None:
+            return sample
+        found = self.outside.get(source)
+        if not found:
+            known = [self.sample, *self.outside]
+            raise self.refuse(
+                ("components", name, "inputs", local),
+                f"no sample, input or component '{source}'",
+                suggest(source, known),
+            )
+        return found[index] if index < len(found) else found[0]
+
+    def _rows(self, tensor: int, rows: int) -> int:
+        t = self.b.tensors[tensor]
+        if rows == 1 or not t.chain_axis:
+            return tensor
+        c, *rest = t.shape
+        wide = self.b.emit("expand", self.b.emit("reshape", tensor, shape=(c, 1, *rest)), shape=(c, rows, *rest))
+        return self.b.emit("reshape", self.b.emit("copy", wide, name="rows"), shape=(c * rows, *rest))
+
+    def _energy(self, name: str, tensor: int, rows: int) -> int:
+        t = self.b.tensors[tensor]
+        if t.elements != self.chains * rows:
+            found = list(t.shape[1:] if t.chain_axis else t.shape)
+            raise self.refuse(("components", name), f"expected one energy per chain, found a tensor of shape {found}")
+        if rows > 1:
+            tensor = self.b.emit("reshape", tensor, shape=(self.chains, rows))
+            return self.b.emit("reduce_sum", tensor, axes=(-1,), keep=False, name="energy")
+        return tensor if t.shape == (self.chains,) else self.b.emit("reshape", tensor, shape=(self.chains,))
+
+    # --- evaluations --------------------------------------------------------------------------------------------
+
+    def energy(self, sample: int, phase: str = "forward") -> int:
+        """Evaluate every energy component at a sample; the energies are added up."""
+        with self.b.at(phase=phase):
+            self.run("every-evaluation", sample)
+            outputs = [tensor for _, tensor in self.run("every-evaluation", sample, only=("energy", "score"))]
+            if not outputs:
+                raise self.refuse(("components",), "expected at least one component with role energy or score")
+            total = outputs[0]
+            for other in outputs[1:]:
+                total = self.b.emit("add", total, other, name="energy")
+        return total
+
+    def gradient(self, sample: int) -> tuple[int, int]:
+        """Energy and its gradient with respect to the sample."""
+        since = len(self.b.nodes)
+        total = self.energy(sample)
+        if all(c.role != "energy" for c in self.file.components.values()):
+            return total, total
+        grads = differentiate(self.b, [total], [sample], phase="backward-input", since=since)
+        if sample not in grads:
+            raise self.refuse(("components",), "no energy depends on the sample")
+        return total, grads[sample]
+
+    # --- the sampling program -----------------------------------------------------------------------------------
+
+    def walk(self, nodes: Sequence[Mapping[str, Any]], path: Path, scope: Scope, repeat: int, in_step: bool) -> int:
+        """Emit a program; returns the number of steps counted in it."""
+        steps = 0
+        for index, node in enumerate(nodes):
+            at = (*path, index)
+            if "loop" in node:
+                count = self._int(node["loop"], (*at, "loop"))
+                labelled = node.get("label") == "step"
+                if labelled or in_step:
+                    if not in_step:
+                        self.close("once", repeat)
+                        with self.b.at(phase="forward"):
+                            self.run("every-step", scope[self.sample])
+                    for _ in range(count if in_step else 1):
+                        self.walk(node["do"], (*at, "do"), scope, repeat, True)
+                    if not in_step:
+                        steps += count * repeat
+                        self.close("step", count * repeat)
+                else:
+                    self.close("once", repeat)
+                    steps += self.walk(node["do"], (*at, "do"), scope, repeat * count, False)
+                    self.close("once", repeat * count)
+            elif "evaluate" in node:
+                self._evaluate(node, at, scope)
+            else:
+                with self.b.at(phase="update", branch=""):
+                    last = self.emit_nodes([node], at, scope, self.values, "sampler", None)
+                    if node.get("name") and last is not None:
+                        scope[node["name"]] = last
+        return steps
+
+    def _evaluate(self, node: Mapping[str, Any], at: Path, scope: Scope) -> None:
+        self.b.line = self.document.marks.get(at, (0, 0))[0]
+        sample = self._inputs({"inputs": node.get("at", self.sample)}, (*at, "at"), scope, None, 1)[0]
+        name = str(node.get("name", node["evaluate"]))
+        if node["evaluate"] == "gradient":
+            energy, scope[name] = self.gradient(sample)
+            scope[str(node.get("energy", "energy"))] = energy
+        else:
+            scope[name] = self.energy(sample, str(node.get("phase", "forward")))
+
+    def program(self) -> Program:
+        """The whole inference of one launch. Raises SpecError."""
+        self.prepare()
+        nodes, path = sampler_program(self.file)
+        start = self.b.tensor((self.chains, *self.sample_shape), "sample", self.sample)
+        scope: Scope = {self.sample: start, **{k: v[0] for k, v in self.outside.items() if v}}
+        steps = self.walk(nodes, path, scope, 1, False)
+        self.close("once", 1)
+        wanted = self.workload.setting("steps")
+        if steps != wanted:
+            raise self.refuse(path, f"expected loops labelled step to run steps = {wanted} times in all, found {steps}")
+        return Program(
+            self.b.graph((scope[self.sample],)), tuple(self.sections), dict(self.weights), frozenset(self.frozen)
+        )
+
+
+def compose(workload: Workload, chains: int) -> Program:
+    """The graph of one inference with `chains` chains on the chain axis. Raises SpecError with located problems."""
+    return Composer(workload, chains).program()
+
+
+def check_workload(workload: Workload) -> list[Problem]:
+    """Every problem of a workload's nodes and graphs, in the file's own default or given settings."""
+    problems = check_nodes(workload.document, workload.file)
+    if problems:
+        return problems
+    try:
+        compose(workload, 1)
+    except SpecError as error:
+        return list(error.problems)
+    return []

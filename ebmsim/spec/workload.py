@@ -1,0 +1,253 @@
+"""The grammar of a workload file, and a workload with its parameters settled."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ebmsim.errors import Problem, SpecError, suggest
+from ebmsim.spec.expression import ExpressionError, evaluate
+from ebmsim.spec.located import Document
+from ebmsim.spec.problems import located
+from ebmsim.spec.samplers import PRESETS
+
+Value = int | float | bool | str
+Expr = int | float | bool | str
+
+COMPOSITIONALITY = ("mono", "homo-ds", "homo-dw", "hetero")
+DEPENDENCY = ("sequential", "fully-parallel", "mixed-parallel")
+SETTINGS = ("chains", "steps", "training_steps", "training_batch", "iterations")
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Paper(_Model):
+    """Where the workload comes from."""
+
+    title: str = Field(description="title of the paper")
+    reference: str = Field("", description="number in the reference list of the characterisation paper")
+    year: int = Field(description="year of publication")
+    arxiv: str = Field("", description="arXiv number")
+    code: str = Field("", description="repository and commit the facts were read in")
+
+
+class PublishedTags(_Model):
+    """The tags as the characterisation paper prints them."""
+
+    compositionality: Literal["mono", "homo-ds", "homo-dw", "hetero"]
+    dependency: Literal["sequential", "fully-parallel", "mixed-parallel"]
+
+
+class Taxonomy(_Model):
+    """Declared tags; a difference from what is derived from the graph needs a reason."""
+
+    compositionality: Literal["mono", "homo-ds", "homo-dw", "hetero"]
+    dependency: Literal["sequential", "fully-parallel", "mixed-parallel"]
+    paper: PublishedTags | None = None
+    reason: str = Field("", description="why a declared tag differs from the derived one")
+
+
+class Parameter(_Model):
+    """A parameter of the workload: default, meaning, and what it may be."""
+
+    default: Expr
+    text: str = Field("", description="what it means")
+    choices: list[Expr] = Field(default_factory=list, description="the values it may take")
+    least: float | None = Field(None, description="smallest value it may take")
+
+
+class Input(_Model):
+    """A tensor given from outside: conditioning, labels, time steps."""
+
+    shape: list[Expr] = Field(default_factory=list, description="shape, without the chain axis")
+    chain_axis: bool = Field(True, description="whether every chain has its own")
+    kind: Literal["float", "index"] = "float"
+    when: Expr = True
+
+
+class Block(_Model):
+    """A sequence of nodes with arguments, to be used by name."""
+
+    arguments: dict[str, Expr | None] = Field(default_factory=dict, description="names, with defaults or null")
+    inputs: list[str] = Field(default_factory=lambda: ["x"], description="names of its input tensors")
+    nodes: list[dict[str, Any]]
+    output: str = Field("", description="the node it yields; the last one if not given")
+
+
+class Component(_Model):
+    """A network of the workload: a forward graph, how often it stands, and when it runs."""
+
+    role: Literal["energy", "score", "encoder"] = Field(description="energy is differentiated, score is not")
+    inputs: dict[str, str] = Field(description="its names for the sample, inputs and outputs of components")
+    nodes: list[dict[str, Any]]
+    output: str = Field("", description="the node it yields; the last one if not given")
+    instances: Expr = Field(1, description="number of instances")
+    weights: Literal["shared", "distinct"] = "shared"
+    launch: Literal["looped", "batched"] = Field("looped", description="instances one after another, or as rows")
+    rows: Expr = Field(1, description="rows per chain (guidance, particles, candidates)")
+    runs: Literal["every-evaluation", "every-step", "once", "training"] = "every-evaluation"
+    trained: bool = Field(True, description="whether training updates its weights")
+    unused_parameters: Expr = Field(0, description="parameters allocated but not used")
+    when: Expr = True
+    text: str = ""
+
+
+class Sampler(_Model):
+    """The sampling program: nodes, evaluations and counted loops; the loop labelled `step` runs K times in all."""
+
+    sample: dict[str, list[Expr]] = Field(description="name and shape of the sample, without the chain axis")
+    preset: Literal["langevin", "mala", "hmc", "gradient-descent", "annealed-langevin"] | None = None
+    settings: dict[str, Expr] = Field(default_factory=dict, description="constants of the preset")
+    program: list[dict[str, Any]] | None = None
+    text: str = ""
+
+
+class Training(_Model):
+    """What a training iteration does besides sampling K_t steps."""
+
+    optimiser: Literal["adam"] = "adam"
+    average: bool = Field(False, description="a running average of the weights is updated")
+    clip: bool = Field(False, description="the gradient's norm is computed and clipped")
+    terms: list[Literal["contrastive", "denoising", "kl"]] = Field(description="terms of the loss")
+    negatives: Literal["sampler", "data"] = Field("sampler", description="where negative samples come from")
+    buffer: Expr = Field(0, description="samples in a replay buffer on the host, one byte per element")
+    text: str = ""
+
+
+class WorkloadFile(_Model):
+    """A workload file."""
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
+    title: str
+    paper: Paper
+    taxonomy: Taxonomy
+    parameters: dict[str, Parameter | Expr]
+    presets: dict[str, dict[str, Expr]] = Field(default_factory=dict)
+    inputs: dict[str, Input] = Field(default_factory=dict)
+    blocks: dict[str, Block] = Field(default_factory=dict)
+    components: dict[str, Component]
+    sampler: Sampler
+    training: Training | None = None
+    notes: list[str] = Field(default_factory=list, description="which facts are reconstructed, and what to beware of")
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A workload with its parameters settled: the *what* of an estimate.
+
+    parameters: every parameter's value. settings: chains C, steps K, training_steps K_t, training_batch, iterations N
+    (0 where training has none).
+    """
+
+    document: Document = field(repr=False, compare=False)
+    file: WorkloadFile = field(repr=False)
+    preset: str
+    parameters: Mapping[str, Value]
+
+    @property
+    def name(self) -> str:
+        """The name of the workload."""
+        return self.file.name
+
+    def setting(self, name: str) -> int:
+        """A setting by name: chains, steps, training_steps, training_batch or iterations; 0 when absent."""
+        return int(self.parameters.get(name, 0))
+
+    def with_parameters(self, **values: Value) -> Workload:
+        """The same workload with other values. Raises SpecError for an unknown name or a value that is refused."""
+        merged = dict(self.parameters) | values
+        problems = _check_values(self.document, self.file, merged, ())
+        if problems:
+            raise SpecError(problems)
+        return replace(self, parameters=merged)
+
+
+def parse_workload(document: Document) -> WorkloadFile:
+    """The grammar applied to a loaded file. Raises SpecError with every problem."""
+    try:
+        file = WorkloadFile.model_validate(document.data)
+    except ValidationError as error:
+        raise SpecError(located(document, error, WorkloadFile)) from None
+    problems = []
+    if (file.sampler.preset is None) == (file.sampler.program is None):
+        problems.append(document.problem(("sampler",), "expected either a preset or a program"))
+    for name in ("chains", "steps"):
+        if name not in file.parameters:
+            problems.append(document.problem(("parameters",), f"missing parameter '{name}'"))
+    for name, preset in file.presets.items():
+        problems += [
+            document.problem(("presets", name, key), f"unknown parameter '{key}'", suggest(key, file.parameters), True)
+            for key in preset
+            if key not in file.parameters
+        ]
+    if problems:
+        raise SpecError(problems)
+    return file
+
+
+def settle(document: Document, file: WorkloadFile, preset: str = "", overrides: Mapping[str, Any] = {}) -> Workload:
+    """Give every parameter its value: default, then preset, then override. Raises SpecError."""
+    if preset and preset not in file.presets:
+        hint = suggest(preset, file.presets)
+        raise SpecError([Problem(f"unknown preset '{preset}' of {file.name}", hint=hint)])
+    given: dict[str, Any] = {}
+    for name, declared in file.parameters.items():
+        given[name] = declared.default if isinstance(declared, Parameter) else declared
+    given |= file.presets.get(preset or "default", {})
+    given |= overrides
+    problems = [
+        Problem(f"unknown parameter '{name}' of {file.name}", hint=suggest(name, file.parameters))
+        for name in overrides
+        if name not in file.parameters
+    ]
+    values: dict[str, Value] = {}
+    for name, value in given.items():
+        parameter = file.parameters.get(name)
+        try:
+            texts = isinstance(parameter, Parameter) and value in parameter.choices
+            values[name] = value if texts else evaluate(value, values)
+        except ExpressionError as error:
+            problems.append(document.problem(("parameters", name), str(error), error.hint))
+    problems += _check_values(document, file, values, overrides)
+    if problems:
+        raise SpecError(problems)
+    return Workload(document, file, preset or "default", values)
+
+
+def _check_values(
+    document: Document, file: WorkloadFile, values: Mapping[str, Value], overridden: Mapping[str, Any] | Sequence[str]
+) -> list[Problem]:
+    problems = []
+    for name, value in values.items():
+        parameter = file.parameters.get(name)
+        message, hint = "", ""
+        if parameter is None:
+            message, hint = f"unknown parameter '{name}' of {file.name}", suggest(name, file.parameters)
+        elif isinstance(parameter, Parameter) and parameter.choices and value not in parameter.choices:
+            message = f"expected {name} to be one of {', '.join(map(str, parameter.choices))}, found {value!r}"
+        elif name in SETTINGS or not isinstance(value, (bool, str)):
+            least = parameter.least if isinstance(parameter, Parameter) and parameter.least is not None else None
+            if name in SETTINGS and (isinstance(value, (bool, str)) or value != int(value)):
+                message = f"expected {name} to be a whole number, found {value!r}"
+            else:
+                bound = least if least is not None else 1 if name in ("chains", "steps", "training_batch") else 0
+                if float(value) < bound:
+                    message = f"expected {name} to be at least {bound:g}, found {value!r}"
+        if message:
+            where = name in overridden or parameter is None
+            problems.append(
+                Problem(message, hint=hint) if where else document.problem(("parameters", name), message, hint)
+            )
+    return problems
+
+
+def sampler_program(file: WorkloadFile) -> tuple[list[dict[str, Any]], tuple[str | int, ...]]:
+    """The sampler's program and its path in the file (the preset's own program where one is named)."""
+    if file.sampler.program is not None:
+        return file.sampler.program, ("sampler", "program")
+    return PRESETS[str(file.sampler.preset)](file.sampler), ("sampler", "preset")

@@ -1,0 +1,75 @@
+"""Every operator is complete, and its inferred shapes are the ones torch gives."""
+
+import pytest
+
+from ebmsim.graph.graph import Builder
+from ebmsim.graph.operators.table import GRADIENT, OPERATORS, SHAPE, WORK, ShapeError
+
+
+def test_every_operator_has_its_rules(operator, realised):
+    assert operator in SHAPE and operator in GRADIENT and operator in realised
+    # A view is no kernel, so it does no work.
+    assert (operator in WORK) == (OPERATORS[operator].category != "view")
+
+
+def test_nothing_is_realised_that_is_not_registered(realised):
+    assert set(realised) == set(OPERATORS)
+
+
+def test_every_operator_has_a_case(cases):
+    assert {case.op for case in cases} == set(OPERATORS)
+
+
+def test_a_case_fits_what_the_operator_declares(case):
+    """Attributes by name; learned tensors after the inputs from the graph, in number and shape."""
+    declared = OPERATORS[case.op]
+    assert set(case.attributes) == set(declared.attributes)
+    learned = [p.shape(case.shapes, case.attributes) for p in declared.parameters]
+    learned = [shape for shape in learned if shape is not None]
+    given = len(case.shapes) - len(learned)
+    assert declared.least <= given <= declared.most
+    assert list(case.shapes[given:]) == learned
+
+
+def test_inferred_shapes_are_those_of_torch(case, run, values_of):
+    b = Builder()
+    _, outputs = case.emit(b)
+    values = run(b, {t: v.abs() if case.positive else v for t, v in values_of(b).items()})
+    assert [b.shape(t) for t in outputs] == [tuple(values[t].shape) for t in outputs]
+    mask = OPERATORS[case.op].result == "mask"
+    assert all((b.tensors[t].kind == "mask") == mask for t in outputs)
+
+
+@pytest.mark.parametrize(
+    ("op", "shapes", "attributes"),
+    [
+        ("add", ((2, 3), (2, 4)), {}),
+        ("conv2d", ((2, 4, 5), (3, 4, 3, 3)), {"stride": 1, "padding": 0, "groups": 1}),
+        ("conv2d", ((2, 4, 5, 5), (3, 3, 3, 3)), {"stride": 1, "padding": 0, "groups": 1}),
+        ("conv2d", ((2, 4, 5, 5), (3, 2, 3, 3)), {"stride": 1, "padding": 0, "groups": 2}),
+        ("conv2d", ((2, 4, 2, 5), (3, 4, 3, 3)), {"stride": 1, "padding": 0, "groups": 1}),
+        ("avg_pool2d", ((2, 4, 2, 5),), {"kernel": 3, "stride": 1, "padding": 0}),
+        ("avg_pool2d", ((4, 5),), {"kernel": 3, "stride": 1, "padding": 0}),
+        ("linear", ((2, 3), (5, 4)), {}),
+        ("matmul", ((2, 3), (4, 5)), {"transpose_a": False, "transpose_b": False}),
+        ("matmul", ((2, 2, 3), (3, 3, 5)), {"transpose_a": False, "transpose_b": False}),
+        ("matmul", ((3,), (3, 5)), {"transpose_a": False, "transpose_b": False}),
+        ("reduce_sum", ((2, 3),), {"axes": (-3,), "keep": False}),
+        ("softmax", ((3,),), {"axis": -2}),
+        ("group_norm", ((2, 3, 4),), {"groups": 2}),
+        ("group_norm", ((2, 4),), {"groups": 2}),
+        ("reshape", ((2, 3),), {"shape": (5,)}),
+        ("expand", ((2, 3),), {"shape": (2, 4)}),
+        ("expand", ((2, 3),), {"shape": (3,)}),
+        ("permute", ((2, 3),), {"order": (-1, -1)}),
+        ("slice", ((2, 3),), {"axis": -1, "start": 2, "length": 2}),
+        ("concat", ((2, 3), (3, 3)), {"axis": -1}),
+        ("pad", ((2, 3),), {"before": (1,), "after": (1, 1), "mode": "zeros"}),
+    ],
+)
+def test_shapes_that_do_not_fit_are_refused_before_a_node_is_written(op, shapes, attributes):
+    b = Builder()
+    inputs = [b.tensor(shape, "input") for shape in shapes]
+    with pytest.raises(ShapeError, match="expected|does not fit"):
+        b.emit(op, *inputs, **attributes)
+    assert not b.nodes and len(b.tensors) == len(inputs)

@@ -212,7 +212,10 @@ class Composer:
             kept = {k: v for k, v in attributes.items() if k != "affine"}
             phase = self._phase(node, operator.category)
             with self.b.at(phase=phase):
-                return self.b.emit_all(op, (*inputs, *weights), owner, **kept)[0]
+                output = self.b.emit_all(op, (*inputs, *weights), owner, **kept)[0]
+            if operator.category == "rng":
+                tensors[output] = tensors[output]._replace(chain_axis=True)
+            return output
         except ShapeError as error:
             raise self.refuse(at, f"{op}: {error}") from None
 
@@ -278,17 +281,32 @@ class Composer:
         with b.at(branch=f"{name}[{index}]"):
             scope: Scope = {}
             for local, source in component.inputs.items():
+                if self._absent(source):
+                    continue
                 tensor = self._source(name, local, source, index, sample)
                 scope[local] = self._rows(tensor, rows)
             path = ("components", name, "nodes")
             first = next(iter(scope.values()), None)
             last = self.emit_nodes(
-                component.nodes, path, scope, self.values, owner, first, frozen=not component.trained
+                component.nodes,
+                path,
+                scope,
+                {**self.values, "instance": index},
+                owner,
+                first,
+                frozen=not component.trained,
             )
             result = self._output(component.output, scope, last, ("components", name, "output"))
             if component.role == "energy":
                 result = self._energy(name, result, rows)
             return result
+
+    def _absent(self, source: str) -> bool:
+        """Whether a source is declared but its condition does not hold; nodes that read it must not run either."""
+        for kind, declared in (("inputs", self.file.inputs), ("components", self.file.components)):
+            if source in declared and not self.value(declared[source].when, (kind, source, "when")):
+                return True
+        return False
 
     def _source(self, name: str, local: str, source: str, index: int, sample: int | None) -> int:
         if source == self.sample and sample is not None:

@@ -44,7 +44,7 @@ def check_nodes(document: Document, file: WorkloadFile) -> list[Problem]:
     for name, block in file.blocks.items():
         problems += _check(document, file, block.nodes, ("blocks", name, "nodes"), known | set(block.arguments))
     for name, component in file.components.items():
-        problems += _check(document, file, component.nodes, ("components", name, "nodes"), known)
+        problems += _check(document, file, component.nodes, ("components", name, "nodes"), known | {"instance"})
         for field in ("instances", "rows", "when", "unused_parameters"):
             problems += _names(document, ("components", name, field), getattr(component, field), known)
     program, path = sampler_program(file)

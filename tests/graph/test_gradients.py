@@ -24,6 +24,13 @@ def close(ours, theirs):
     torch.testing.assert_close(ours.detach() / scale, theirs.detach() / scale, rtol=1e-9, atol=1e-10)
 
 
+def gradients(total, leaves):
+    """torch's, differentiable again; None for what the total does not depend on."""
+    if not total.requires_grad:
+        return [None for _ in leaves]
+    return torch.autograd.grad(total, list(leaves), create_graph=True, allow_unused=True)
+
+
 def both_orders(b, outputs, wrt, run, values):
     """First-order gradients of the sum of `outputs`, and those of the sum of squares of these, against torch.
 
@@ -32,7 +39,7 @@ def both_orders(b, outputs, wrt, run, values):
     leaves = {t: values[t].clone().requires_grad_() for t in wrt}
     forward = run(b, {**values, **leaves})
     total = sum(forward[t].sum() for t in outputs)
-    theirs = torch.autograd.grad(total, list(leaves.values()), create_graph=True, allow_unused=True)
+    theirs = gradients(total, leaves.values())
     first = differentiate(b, outputs, wrt, phase="backward")
     squares = [b.emit("square", first[t]) for t in wrt if t in first]
     second = differentiate(b, squares, wrt, phase="double")
@@ -40,11 +47,8 @@ def both_orders(b, outputs, wrt, run, values):
         found = run(b, values)
     for t, g in zip(wrt, theirs, strict=True):
         close(found[first[t]] if t in first else None, g)
-    penalty = sum(g.square().sum() for g in theirs if g is not None)
-    if isinstance(penalty, int) or not penalty.requires_grad:
-        again = [None] * len(wrt)
-    else:
-        again = torch.autograd.grad(penalty, list(leaves.values()), allow_unused=True)
+    penalty = sum((g.square().sum() for g in theirs if g is not None), torch.zeros(()))
+    again = gradients(penalty, leaves.values())
     for t, g in zip(wrt, again, strict=True):
         close(found[second[t]] if t in second else None, g)
     return again
@@ -79,22 +83,25 @@ def test_each_input_by_itself(smooth, run, values_of):
     for i in range(len(smooth.shapes)):
         b = Builder()
         inputs, outputs = smooth.emit(b)
-        if b.tensors[inputs[i]].kind != "float":
-            continue
+        if b.tensors[inputs[i]].kind != "float" or (smooth.op in STATISTICS and i):
+            continue  # of a norm's weights, see test_gradients_of_one_of_a_norms_weights_gradients_are_refused
         values = {t: v.abs() + 0.5 if smooth.positive else v for t, v in values_of(b).items()}
         end = b.emit("tanh", outputs[0])
         both_orders(b, [end], [inputs[i]], run, values)
 
 
-def test_gradient_kernels_of_norms_are_differentiated_once_more(run, values_of):
-    """Third order through a group and a layer norm, with respect to the sample alone and to everything."""
-    for op, a in (("group_norm", {"groups": 2, "affine": True}), ("layer_norm", {"affine": True})):
-        b = Builder()
-        x = b.tensor((2, 4, 4), "sample")
-        w, c = (b.tensor((4,), "weight") for _ in range(2))
-        y = b.emit("square", b.emit(op, x, w, c, **a))
-        (g,) = differentiate(b, [y], {x}, phase="backward").values()
-        both_orders(b, [b.emit("square", g)], [x, w, c], run, values_of(b))
+@pytest.mark.parametrize("op", STATISTICS)
+@pytest.mark.parametrize("end", ["square", "copy"])
+def test_a_norm_to_the_third_order(op, end, run, values_of):
+    """As sliced score matching needs it. `copy`: the result is linear, so only its statistics have a gradient."""
+    b = Builder()
+    x = b.tensor((2, 4, 4), "sample")
+    w, c = (b.tensor((4,), "weight") for _ in range(2))
+    v = b.tensor((2, 4, 4), "input")
+    attributes = {"groups": 2} if op == "group_norm" else {}
+    y = b.emit("mul", b.emit(end, b.emit(op, b.emit("sin", x), w, c, affine=True, **attributes)), v)
+    (g,) = differentiate(b, [y], {x}, phase="backward").values()
+    both_orders(b, [b.emit("mul", g, v)], [x, w, c, v], run, values_of(b))
 
 
 def test_gradients_of_one_of_a_norms_weights_gradients_are_refused():
@@ -124,10 +131,25 @@ def test_ties_of_a_maximum_and_bounds_of_a_clamp(run):
 # --- Graphs --------------------------------------------------------------------------------------------------------
 
 FULL = (2, 3, 4)
-STEPS = (
-    "silu tanh sin sigmoid square add sub mul softmax mean_last mean_middle layer_norm linear halves product "
-    "maximum logsumexp"
-).split()
+STEPS = [
+    "silu",
+    "tanh",
+    "sin",
+    "sigmoid",
+    "square",
+    "add",
+    "sub",
+    "mul",
+    "softmax",
+    "mean_last",
+    "mean_middle",
+    "layer_norm",
+    "linear",
+    "halves",
+    "product",
+    "maximum",
+    "logsumexp",
+]
 
 
 @st.composite

@@ -48,9 +48,7 @@ def test_a_missing_rule_names_operator_node_and_line():
     node = Node("silo", (), (), (), "forward", "", "main.act", 17)
     with pytest.raises(EbmsimError) as caught:
         rule(WORK, "work", node)
-    assert str(caught.value) == (
-        "node 'main.act' (line 17): operator 'silo' has no work rule; did you mean 'silu'?"
-    )
+    assert str(caught.value) == ("node 'main.act' (line 17): operator 'silo' has no work rule; did you mean 'silu'?")
     with pytest.raises(EbmsimError, match=r"^node 'main.act': operator 'xyzzyx' has no work rule$"):
         rule(WORK, "work", node._replace(op="xyzzyx", line=0))
 

@@ -104,14 +104,21 @@ def _groups(node: Node) -> int:
 
 @gradient("group_norm", "layer_norm")
 def _(b: Builder, node: Node, grads: Sequence[int], want: Sequence[bool]) -> Sequence[int | None]:
+    """From the third order on, mean μ and rate r have gradients too, always as a pair: dx += (dμ - dr r² x̂) / count."""
     x, saved = node.inputs[0], node.outputs[1:]
     groups = _groups(node)
     out: list[int | None] = [None] * len(node.inputs)
-    if want[0]:
+    if len(grads) != 2 and want[0]:
         out[0] = b.emit("norm_gradient", grads[0], x, *saved, *node.inputs[1:2], groups=groups)
-    if any(want[1:]):
+    if len(grads) != 2 and any(want[1:]):
         both = b.emit_all("norm_weight_gradient", (grads[0], x, *saved), groups=groups)
         out[1], out[2] = both if want[2] else (both[0], None)
+    if len(grads) > 1 and want[0]:
+        parts = _Normalised(b, x, saved[0], saved[1], groups)
+        level, slope = (b.emit("reshape", g, shape=(*parts.view[:-1], 1)) for g in grads[-2:])
+        bend = b.emit("mul", parts.x, b.emit("mul", slope, b.emit("square", parts.rate)))
+        rest = parts.back(b.emit("scale", b.emit("sub", level, bend), by=1.0 / parts.view[-1]))
+        out[0] = rest if out[0] is None else b.emit("add", out[0], rest)
     return out
 
 

@@ -28,12 +28,13 @@ _AXIS = {"axis": Attribute("axis", -1, text="the axis that is normalised")}
 operator("reduce_sum", "elementwise", attributes=_AXES, text="sum over axes")
 operator("reduce_mean", "elementwise", attributes=_AXES, text="mean over axes")
 operator("reduce_max", "elementwise", attributes=_AXES, text="largest over axes")
+operator("reduce_min", "elementwise", attributes=_AXES, text="smallest over axes")
 operator("logsumexp", "elementwise", attributes=_AXES, text="log of the sum of exponentials over axes")
 operator("softmax", "elementwise", attributes=_AXIS, text="softmax over an axis")
 operator("softmax_gradient", "elementwise", 2, attributes=_AXIS, public=False)
 
 
-@shape("reduce_sum", "reduce_mean", "reduce_max", "logsumexp")
+@shape("reduce_sum", "reduce_mean", "reduce_max", "reduce_min", "logsumexp")
 def _(inputs: Sequence[Shape], a: Mapping[str, Any]) -> tuple[Shape, ...]:
     x = inputs[0]
     axes = {len(x) + axis for axis in a["axes"]}
@@ -51,7 +52,7 @@ def _(inputs: Sequence[Shape], a: Mapping[str, Any]) -> tuple[Shape, ...]:
     return (inputs[0],)
 
 
-@work("reduce_sum", "reduce_mean", "reduce_max")
+@work("reduce_sum", "reduce_mean", "reduce_max", "reduce_min")
 def _(inputs: Sequence[Shape], outputs: Sequence[Shape], a: Mapping[str, Any]) -> Work:
     """One operation per element read."""
     return Work(flops=elements(inputs[0]))
@@ -99,9 +100,9 @@ def _(b: Builder, node: Node, grads: Sequence[int], want: Sequence[bool]) -> Seq
     return [b.emit("scale", _spread(b, node, grads[0]), by=1.0 / count)]
 
 
-@gradient("reduce_max")
+@gradient("reduce_max", "reduce_min")
 def _(b: Builder, node: Node, grads: Sequence[int], want: Sequence[bool]) -> Sequence[int | None]:
-    """The gradient goes to the element that was largest (all of them where they tie)."""
+    """The gradient goes to the element that was taken (all of them where they tie)."""
     mask = b.emit("equal", node.inputs[0], _spread(b, node, node.outputs[0]))
     zero = b.tensor((), "constant", "zero", chain_axis=False)
     return [b.emit("select", mask, _spread(b, node, grads[0]), zero)]

@@ -59,7 +59,7 @@ class Work(NamedTuple):
     """What one kernel does, for the shapes at hand.
 
     flops: arithmetic operations, one multiply-add is two. special: transcendental results. random: random numbers.
-    product: (batch, m, n, k) where the work is a matrix product, else None. exact_product_flops: FLOPs of the
+    product: (batch, m, n, k) where the work is a matrix product, else None. product_flops: FLOPs of the
     product as torch's counter counts them (differs from 2*b*m*n*k only for strided transposed convolutions).
     window: (kernel, stride) of a convolution, else None. read: elements read per input, None for all of each.
     written: elements written over all outputs, None for all.

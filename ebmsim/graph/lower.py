@@ -1,0 +1,214 @@
+"""From a graph to a kernel table: one row per launch, as arrays that the cost formulas work on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ebmsim.graph.graph import Attributes, Graph, Node
+from ebmsim.graph.operators.table import OPERATORS, WORK, Shape, Work, rule
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+
+BYTES = {
+    "fp64": 8.0,
+    "fp32": 4.0,
+    "tf32": 4.0,
+    "bf16": 2.0,
+    "fp16": 2.0,
+    "fp8": 1.0,
+    "int8": 1.0,
+    "fp4": 0.5,
+    "int4": 0.5,
+}
+CATEGORIES = ("matmul", "convolution", "elementwise", "transformation", "movement", "rng", "host")
+PHASES = ("forward", "backward-input", "rng", "update", "accept", "host", "once", "backward-weight")
+
+
+@dataclass(frozen=True)
+class KernelTable:
+    """Kernels in launch order. All arrays have one entry per kernel, accesses one entry per tensor touched.
+
+    flops, special, random: operations. product: batch, m, n, k (k = 0 without a product). bytes in B. An access is a
+    read, or a write of what is read later: `distance` is the bytes touched since the tensor was last touched (reads) or
+    until it is last read (writes), inf where it was not touched before; `cold` the same in a first step.
+    """
+
+    names: tuple[str, ...]
+    ops: tuple[str, ...]
+    lines: tuple[int, ...]
+    branches: tuple[str, ...]
+    category: Ints
+    phase: Ints
+    flops: Floats
+    special: Floats
+    random: Floats
+    product: Floats
+    product_flops: Floats
+    window: Floats
+    stride: Floats
+    seconds: Floats
+    read: Floats
+    read_weights: Floats
+    written: Floats
+    access_kernel: Ints
+    access_bytes: Floats
+    access_weight: npt.NDArray[np.bool_]
+    distance: Floats
+    cold: Floats
+    element_bytes: float
+    weight_bytes: float
+    live_bytes: float
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+@lru_cache(maxsize=20_000)
+def work_of(op: str, inputs: tuple[Shape, ...], outputs: tuple[Shape, ...], attributes: Attributes) -> Work:
+    """The work of one kernel, computed once for equal shapes and attributes."""
+    found: Work = WORK[op](inputs, outputs, dict(attributes))
+    return found
+
+
+def lower(graph: Graph, nodes: Sequence[Node], dtype: str, *, cyclic: bool = False) -> KernelTable:
+    """The kernels of some nodes of a graph, in order; views become none.
+
+    cyclic: the nodes are a loop body in its steady state, so a tensor that lives across turns was last touched in the
+    turn before. Raises EbmsimError for an operator without a work rule.
+    """
+    return _Lowering(graph, nodes, dtype).table(cyclic)
+
+
+def view_roots(graph: Graph) -> dict[int, int]:
+    """For every tensor that is a view, the tensor whose memory it shows."""
+    root: dict[int, int] = {}
+    for node in graph.nodes:
+        if OPERATORS[node.op].category == "view":
+            root[node.outputs[0]] = root.get(node.inputs[0], node.inputs[0])
+    return root
+
+
+class _Lowering:
+    def __init__(self, graph: Graph, nodes: Sequence[Node], dtype: str) -> None:
+        self.graph = graph
+        self.root = view_roots(graph)
+        self.size = {"float": BYTES[dtype], "index": 8.0, "mask": 1.0}
+        self.nodes = [node for node in nodes if OPERATORS[node.op].category != "view"]
+
+    def table(self, cyclic: bool) -> KernelTable:
+        tensors, size = self.graph.tensors, self.size
+        works: list[Work] = []
+        read, read_weights, written = [], [], []
+        # (kernel, tensor, bytes, is a write), in the order they happen.
+        accesses: list[tuple[int, int, float, bool]] = []
+        for index, node in enumerate(self.nodes):
+            rule(WORK, "work", node)
+            shapes = tuple([tensors[t].shape for t in node.inputs])
+            outputs = tuple([tensors[t].shape for t in node.outputs])
+            work = work_of(node.op, shapes, outputs, node.attributes)
+            works.append(work)
+            activations = weights = 0.0
+            for position, t in enumerate(node.inputs):
+                tensor = tensors[t]
+                origin = self.root.get(t, t)
+                count = min(tensor.elements, tensors[origin].elements)
+                if work.read is not None:
+                    count = min(count, work.read[position])
+                amount = count * size[tensor.kind]
+                if tensors[origin].role == "weight":
+                    weights += amount
+                else:
+                    activations += amount
+                accesses.append((index, origin, amount, False))
+            out = 0.0
+            for t in node.outputs:
+                amount = tensors[t].elements * size[tensors[t].kind]
+                out += amount
+                accesses.append((index, t, amount, True))
+            read.append(activations + weights)
+            read_weights.append(weights)
+            written.append(out)
+        distance, cold = self._distances(accesses, cyclic)
+        product = [w.product or (0, 0, 0, 0) for w in works]
+        window = [w.window or (0, 0) for w in works]
+        nodes = self.nodes
+        return KernelTable(
+            names=tuple([n.name for n in nodes]),
+            ops=tuple([n.op for n in nodes]),
+            lines=tuple([n.line for n in nodes]),
+            branches=tuple([n.branch for n in nodes]),
+            category=np.array([CATEGORIES.index(OPERATORS[n.op].category) for n in nodes], dtype=np.int64),
+            phase=np.array([PHASES.index(n.phase) for n in nodes], dtype=np.int64),
+            flops=_floats([w.flops for w in works]),
+            special=_floats([w.special for w in works]),
+            random=_floats([w.random for w in works]),
+            product=_floats(product).reshape(-1, 4).T,
+            product_flops=_floats([w.product_flops for w in works]),
+            window=_floats([w[0] for w in window]),
+            stride=_floats([w[1] for w in window]),
+            seconds=_floats([w.seconds for w in works]),
+            read=_floats(read),
+            read_weights=_floats(read_weights),
+            written=_floats(written),
+            access_kernel=np.array([a[0] for a in accesses], dtype=np.int64),
+            access_bytes=_floats([a[2] for a in accesses]),
+            access_weight=np.array([tensors[a[1]].role == "weight" for a in accesses], dtype=np.bool_),
+            distance=distance,
+            cold=cold,
+            element_bytes=size["float"],
+            weight_bytes=sum({a[1]: a[2] for a in accesses if tensors[a[1]].role == "weight"}.values()),
+            live_bytes=self._live(accesses),
+        )
+
+    def _distances(self, accesses: list[tuple[int, int, float, bool]], cyclic: bool) -> tuple[Floats, Floats]:
+        """Bytes touched between two touches of a tensor; for a write, from it to its last read."""
+        touched = 0.0
+        before: dict[int, float] = {}
+        first: dict[int, tuple[int, float]] = {}
+        last: dict[int, float] = {}
+        writes: dict[int, tuple[int, float]] = {}
+        distance = [float("inf")] * len(accesses)
+        for i, (_, tensor, amount, is_write) in enumerate(accesses):
+            if is_write:
+                writes[tensor] = (i, touched)
+            elif tensor in before:
+                distance[i] = touched - before[tensor] + amount
+            else:
+                first[tensor] = (i, touched)
+            touched += amount
+            before[tensor] = last[tensor] = touched
+        for tensor, (i, at) in writes.items():
+            distance[i] = last[tensor] - at
+        cold = list(distance)
+        if cyclic:
+            for tensor, (i, at) in first.items():
+                amount = accesses[i][2]
+                distance[i] = touched - last[tensor] + at + amount
+        return _floats(distance), _floats(cold)
+
+    def _live(self, accesses: list[tuple[int, int, float, bool]]) -> float:
+        """Peak bytes of activations alive at once: each from its write to its last touch."""
+        end: dict[int, int] = {}
+        for i, (_, tensor, _, _) in enumerate(accesses):
+            end[tensor] = i
+        release: dict[int, float] = {}
+        alive = peak = 0.0
+        for i, (_, tensor, amount, is_write) in enumerate(accesses):
+            if is_write:
+                alive += amount
+                peak = max(peak, alive)
+                release[tensor] = amount
+            if end[tensor] == i:
+                alive -= release.pop(tensor, 0.0)
+        return peak
+
+
+def _floats(values: Sequence[Any]) -> Floats:
+    return np.array(values, dtype=np.float64)

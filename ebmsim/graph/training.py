@@ -1,0 +1,129 @@
+"""One training iteration as a graph: losses on both samples, their weight gradients, the optimiser.
+
+The K_t sampling steps before it are the sampling program's own steps at the training batch; they are not repeated here.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from ebmsim.graph.compose import Composer
+from ebmsim.graph.differentiate import differentiate
+from ebmsim.graph.graph import Graph
+from ebmsim.spec.workload import Workload
+
+PARTS = ("forward_positive", "forward_negative", "backward_positive", "backward_negative", "second_order", "update")
+
+
+class Iteration(NamedTuple):
+    """A training iteration without its sampling: nodes by part, and the tensors that hold weights and gradients.
+
+    parts: name -> (first node, last node) for each of PARTS that is there. weights: trained learned tensors.
+    """
+
+    graph: Graph
+    parts: dict[str, list[tuple[int, int]]]
+    weights: tuple[int, ...]
+
+
+class _Iteration:
+    def __init__(self, workload: Workload) -> None:
+        batch = workload.setting("training_batch") or workload.setting("chains")
+        self.composer = Composer(workload, batch)
+        self.b = self.composer.b
+        self.parts: dict[str, list[tuple[int, int]]] = {}
+        self.grads: dict[int, int] = {}
+
+    def part(self, name: str, since: int) -> None:
+        self.parts.setdefault(name, []).append((since, len(self.b.nodes)))
+
+    def trained(self) -> list[int]:
+        frozen = self.composer.frozen
+        return [t for t in self.composer.weights.values() if t not in frozen]
+
+    def sample(self, name: str) -> int:
+        return self.b.tensor((self.composer.chains, *self.composer.sample_shape), "sample", name)
+
+    def accumulate(self, loss: int, part: str, since: int) -> None:
+        """Gradient of a loss for every trained weight, added to what other terms gave."""
+        mark = len(self.b.nodes)
+        found = differentiate(self.b, [loss], self.trained(), phase="backward-weight", since=since)
+        with self.b.at(phase="backward-weight"):
+            for weight, grad in found.items():
+                held = self.grads.get(weight)
+                self.grads[weight] = grad if held is None else self.b.emit("add", held, grad, name="accumulate")
+        self.part(part, mark)
+
+    def contrastive(self) -> None:
+        """mean E(x⁺) - mean E(x⁻) + squares: a forward and a weight backward on each sample (Eq. 3)."""
+        for sign in ("positive", "negative"):
+            since = len(self.b.nodes)
+            energy = self.composer.energy(self.sample(sign))
+            with self.b.at(phase="forward"):
+                loss = self.b.emit("add", energy, self.b.emit("square", energy))
+            self.part(f"forward_{sign}", since)
+            self.accumulate(loss, f"backward_{sign}", since)
+
+    def differentiable_gradient(self, name: str) -> tuple[int, int, int]:
+        """Sample, its input gradient as a graph that is differentiated again, and the first node of it."""
+        since = len(self.b.nodes)
+        sample = self.sample(name)
+        return sample, self.composer.gradient(sample)[1], since
+
+    def denoising(self) -> None:
+        """Squared error between ∂E/∂x and the noise: the weights' gradient goes through the input gradient."""
+        _, prediction, since = self.differentiable_gradient("noised")
+        noise = self.b.tensor(self.b.shape(prediction), "input", "noise")
+        with self.b.at(phase="forward"):
+            loss = self.b.emit("square", self.b.emit("sub", prediction, noise))
+        self.part("second_order", since)
+        self.accumulate(loss, "second_order", since)
+
+    def kl(self) -> None:
+        """The sample moved by one differentiable step, and its energy minimised with the weights of that energy held.
+
+        The gradient goes back through the energy to the moved sample, then through the step into the weights.
+        """
+        sample, gradient, since = self.differentiable_gradient("last")
+        with self.b.at(phase="forward"):
+            moved = self.b.emit("sub", sample, self.b.emit("scale", gradient, by=1.0))
+        before = len(self.b.nodes)
+        energy = self.composer.energy(moved)
+        # Held weights: the energy is differentiated to the moved sample alone. What enters the step is that gradient
+        # as a constant, so the weights are reached through the step and not through the second energy.
+        at_moved = differentiate(self.b, [energy], [moved], phase="backward-input", since=before)[moved]
+        held = self.b.tensor(self.b.shape(at_moved), "constant", "held")
+        with self.b.at(phase="forward"):
+            inner = self.b.emit("mul", moved, held)
+        self.part("second_order", since)
+        self.accumulate(inner, "second_order", since)
+
+    def update(self, clip: bool, average: bool) -> None:
+        since = len(self.b.nodes)
+        with self.b.at(phase="update", branch="", prefix="optimiser."):
+            for weight, grad in self.grads.items():
+                shape = self.b.shape(weight)
+                if self.b.shape(grad) != shape:
+                    grad = self.b.emit("reshape", grad, shape=shape)
+                if clip:
+                    self.b.emit("squared_norm", grad)
+                    grad = self.b.emit("scale", grad, by=1.0)
+                moments = [self.b.tensor(shape, "buffer", f"moment{i}", chain_axis=False) for i in (1, 2)]
+                self.b.emit_all("adam", (weight, grad, *moments))
+                if average:
+                    held = self.b.tensor(shape, "buffer", "average", chain_axis=False)
+                    self.b.emit("running_average", held, weight)
+        self.part("update", since)
+
+
+def compose_training(workload: Workload) -> Iteration:
+    """One training iteration of a workload without its sampling steps. Raises SpecError."""
+    training = workload.file.training
+    if training is None:
+        raise ValueError(f"{workload.name} has no training")
+    iteration = _Iteration(workload)
+    iteration.composer.prepare()
+    for term in training.terms:
+        {"contrastive": iteration.contrastive, "denoising": iteration.denoising, "kl": iteration.kl}[term]()
+    iteration.update(training.clip, training.average)
+    return Iteration(iteration.b.graph(), iteration.parts, tuple(iteration.trained()))

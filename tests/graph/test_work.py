@@ -1,0 +1,246 @@
+"""Work against counts that plain loops make while they compute the result."""
+
+import itertools
+
+import pytest
+import torch
+
+from ebmsim.graph.operators.table import OPERATORS, SHAPE, WORK, elements
+
+
+def work_of(op, shapes, **attributes):
+    return WORK[op](shapes, SHAPE[op](shapes, attributes), attributes)
+
+
+def random(*shape):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+
+
+def over(*sizes):
+    return itertools.product(*map(range, sizes))
+
+
+# --- Products ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_linear(bias):
+    m, k, n = 5, 3, 4
+    x, w, c = random(m, k), random(n, k), random(n)
+    y, count = torch.zeros(m, n, dtype=torch.float64), 0
+    for i, o in over(m, n):
+        for j in range(k):
+            y[i, o] += x[i, j] * w[o, j]
+            count += 2
+        if bias:
+            y[i, o] += c[o]
+            count += 1
+    torch.testing.assert_close(y, torch.nn.functional.linear(x, w, c if bias else None))
+    found = work_of("linear", ((m, k), (n, k), (n,))[: 2 + bias], out=n, bias=bias)
+    assert found.flops == count == 2 * m * k * n + bias * m * n
+    assert found.product == (1, m, n, k) and found.product_flops == 2 * m * k * n
+
+
+def test_linear_takes_all_leading_axes_as_rows():
+    found = work_of("linear", ((2, 7, 3), (4, 3)), out=4, bias=False)
+    assert found == work_of("linear", ((14, 3), (4, 3)), out=4, bias=False)
+
+
+@pytest.mark.parametrize("transpose_a", [False, True])
+@pytest.mark.parametrize("transpose_b", [False, True])
+def test_matmul(transpose_a, transpose_b):
+    size, m, k, n = 2, 3, 5, 4
+    p, q = random(size, m, k), random(size, k, n)
+    c, count = torch.zeros(size, m, n, dtype=torch.float64), 0
+    for e, i, j, r in over(size, m, n, k):
+        c[e, i, j] += p[e, i, r] * q[e, r, j]
+        count += 2
+    torch.testing.assert_close(c, p @ q)
+    a = (size, k, m) if transpose_a else (size, m, k)
+    b = (size, n, k) if transpose_b else (size, k, n)
+    for shapes in ((a, b), (a[1:], b), (a, b[1:])):
+        found = work_of("matmul", shapes, transpose_a=transpose_a, transpose_b=transpose_b)
+        assert found.flops == found.product_flops == count == 2 * size * m * k * n
+        assert found.product == (size, m, n, k)
+
+
+# --- Convolution ---------------------------------------------------------------------------------------------------
+
+CONVOLUTIONS = pytest.mark.parametrize(
+    ("kernel", "stride", "padding", "groups"),
+    [(1, 1, 0, 1), (3, 1, 1, 1), (2, 2, 0, 2), (3, 2, 1, 1), (3, 2, 2, 4), (2, 3, 1, 2)],
+)
+
+
+class Nest:
+    """Every tap of a convolution: (image, filter, channel of the group, channel, tap, pixel, padded pixel)."""
+
+    def __init__(self, kernel, stride, padding, groups):
+        self.n, self.c, self.o, self.h, self.w = 2, 4, 8, 5, 6
+        self.kernel, self.stride, self.padding, self.groups = kernel, stride, padding, groups
+        self.x, self.y = random(self.n, self.c, self.h, self.w), None
+        self.filters = random(self.o, self.c // groups, kernel, kernel)
+        self.a = {"stride": stride, "padding": padding, "groups": groups}
+        self.p, self.q = ((s + 2 * padding - kernel) // stride + 1 for s in (self.h, self.w))
+        self.dy = random(self.n, self.o, self.p, self.q)
+
+    def padded(self, x):
+        return torch.nn.functional.pad(x, [self.padding] * 4)
+
+    def cropped(self, x):
+        return x[:, :, self.padding : self.padding + self.h, self.padding : self.padding + self.w]
+
+    def taps(self):
+        """Taps that fall on the padding included, as torch's counter and direct kernels have it."""
+        each = self.c // self.groups
+        for i, o, p, q, c, r, s in over(self.n, self.o, self.p, self.q, each, self.kernel, self.kernel):
+            channel = o // (self.o // self.groups) * each + c
+            yield (i, o, p, q), (o, c, r, s), (i, channel, p * self.stride + r, q * self.stride + s)
+
+
+@CONVOLUTIONS
+@pytest.mark.parametrize("bias", [True, False])
+def test_conv2d(kernel, stride, padding, groups, bias):
+    nest = Nest(kernel, stride, padding, groups)
+    x, y, count = nest.padded(nest.x), torch.zeros_like(nest.dy), 0
+    for at_y, at_w, at_x in nest.taps():
+        y[at_y] += nest.filters[at_w] * x[at_x]
+        count += 2
+    torch.testing.assert_close(y, torch.nn.functional.conv2d(nest.x, nest.filters, **nest.a))
+    shapes = (tuple(nest.x.shape), tuple(nest.filters.shape), (nest.o,))[: 2 + bias]
+    found = work_of("conv2d", shapes, out=nest.o, kernel=kernel, bias=bias, **nest.a)
+    assert found.product_flops == count
+    assert found.flops == count + bias * y.numel()
+    g, m, n, k = found.product
+    assert 2 * g * m * n * k == count
+    assert (g, n * g, k * g) == (groups, nest.o, nest.c * kernel**2)
+    assert found.window == (kernel, stride)
+
+
+@CONVOLUTIONS
+def test_conv2d_input_gradient(kernel, stride, padding, groups):
+    nest = Nest(kernel, stride, padding, groups)
+    full, count = torch.zeros_like(nest.padded(nest.x)), 0
+    for at_y, at_w, at_x in nest.taps():
+        full[at_x] += nest.filters[at_w] * nest.dy[at_y]
+        count += 2
+    x = nest.x.clone().requires_grad_()
+    y = torch.nn.functional.conv2d(x, nest.filters, **nest.a)
+    torch.testing.assert_close(nest.cropped(full), torch.autograd.grad(y, x, nest.dy)[0])
+    shapes = (tuple(nest.dy.shape), tuple(nest.filters.shape))
+    found = work_of("conv2d_input_gradient", shapes, size=(nest.h, nest.w), **nest.a)
+    assert found.flops == found.product_flops == count
+    # The product has whole numbers: k is the mean number of taps that reach a pixel, rounded down.
+    g, m, n, k = found.product
+    assert (g, m, n) == (groups, nest.n * nest.h * nest.w, nest.c // groups)
+    assert k == 1 or 2 * g * m * n * k <= count < 2 * g * m * n * (k + 1)
+    assert found.window == (kernel, stride)
+
+
+@CONVOLUTIONS
+def test_conv2d_weight_gradient(kernel, stride, padding, groups):
+    nest = Nest(kernel, stride, padding, groups)
+    x, dw, count = nest.padded(nest.x), torch.zeros_like(nest.filters), 0
+    for at_y, at_w, at_x in nest.taps():
+        dw[at_w] += nest.dy[at_y] * x[at_x]
+        count += 2
+    w = nest.filters.clone().requires_grad_()
+    y = torch.nn.functional.conv2d(nest.x, w, **nest.a)
+    torch.testing.assert_close(dw, torch.autograd.grad(y, w, nest.dy)[0])
+    shapes = (tuple(nest.x.shape), tuple(nest.dy.shape))
+    found = work_of("conv2d_weight_gradient", shapes, size=(kernel, kernel), **nest.a)
+    assert found.flops == found.product_flops == count
+    g, m, n, k = found.product
+    assert 2 * g * m * n * k == count
+    assert (g, m * g, n * g) == (groups, nest.o, nest.c * kernel**2)
+    assert found.window == (kernel, stride)
+
+
+# --- Conventions ---------------------------------------------------------------------------------------------------
+
+# Per operator: (flops, special), with r elements read of the first input and w written over the first output.
+CONVENTIONS = {
+    **dict.fromkeys(["add", "sub", "mul", "div", "equal", "less", "select", "scale", "shift", "square"], ("w", "0")),
+    "clamp": ("2*w", "0"),
+    "clamp_gradient": ("2*w", "0"),
+    "relu": ("w", "0"),
+    "leaky_relu": ("2*w", "0"),
+    "sigmoid": ("4*w", "w"),
+    "tanh": ("4*w", "w"),
+    "silu": ("5*w", "w"),
+    "gelu": ("5*w", "w"),
+    **dict.fromkeys(["exp", "log", "sqrt", "sin", "cos"], ("w", "w")),
+    "relu_gradient": ("w", "0"),
+    "leaky_relu_gradient": ("2*w", "0"),
+    "sigmoid_gradient": ("3*w", "0"),
+    "tanh_gradient": ("3*w", "0"),
+    "silu_gradient": ("8*w", "w"),
+    "gelu_gradient": ("9*w", "2*w"),
+    **dict.fromkeys(["reduce_sum", "reduce_mean", "reduce_max", "reduce_min"], ("r", "0")),
+    "logsumexp": ("4*r", "r + w"),
+    "softmax": ("5*w", "w"),
+    "softmax_gradient": ("4*w", "0"),
+    "group_norm": ("8*r", "groups"),
+    "layer_norm": ("8*r", "groups"),
+    "norm_gradient": ("11*r", "0"),
+    "norm_weight_gradient": ("5*r", "0"),
+    "avg_pool2d": ("kernel**2 * w", "0"),
+    "avg_pool2d_gradient": ("kernel**2 * r", "0"),
+    **dict.fromkeys(["concat", "pad", "copy", "slice_gradient", "embedding"], ("0", "0")),
+    "pad_gradient": ("r - w if reflect else 0", "0"),
+    "embedding_gradient": ("r", "0"),
+    **dict.fromkeys(["to_device", "to_host", "synchronise", "host"], ("0", "0")),
+    "random_normal": ("0", "2*w"),
+    "random_uniform": ("0", "0"),
+    "adam": ("12*w", "w"),
+    "running_average": ("3*w", "0"),
+    "squared_norm": ("2*r", "0"),
+}
+PRODUCTS = {"linear", "matmul", "conv2d", "conv2d_input_gradient", "conv2d_weight_gradient"}
+
+
+def test_every_kernel_has_a_stated_convention(separate):
+    views = {name for name, known in OPERATORS.items() if known.category == "view"}
+    assert set(CONVENTIONS) == separate - views - PRODUCTS
+
+
+def test_conventions(case):
+    if case.op not in CONVENTIONS:
+        return
+    outputs = SHAPE[case.op](case.shapes, case.attributes)
+    found = WORK[case.op](case.shapes, outputs, case.attributes)
+    names = {
+        "r": elements(case.shapes[0]) if case.shapes else 0,
+        "w": elements(outputs[0]),
+        "groups": elements(outputs[1]) if len(outputs) > 1 else 0,
+        "kernel": case.attributes.get("kernel"),
+        "reflect": case.attributes.get("mode") == "reflect",
+    }
+    assert (found.flops, found.special) == tuple(eval(text, {}, names) for text in CONVENTIONS[case.op])
+    assert found.random == (names["w"] if OPERATORS[case.op].category == "rng" else 0)
+    assert found.product is None and found.product_flops == 0 and found.window is None
+    assert found.seconds == case.attributes.get("seconds", 0.0)
+
+
+def test_a_reflected_margin_is_added_to_where_it_came_from():
+    """One addition for each element of the margin, counted over the indices that torch reflects."""
+    index = torch.arange(12.0).reshape(1, 3, 4)
+    copies = torch.nn.functional.pad(index, (2, 0, 1, 2), mode="reflect").flatten().int().bincount()
+    found = work_of("pad_gradient", ((1, 6, 6),), before=(1, 2), after=(2, 0), mode="reflect")
+    assert found.flops == int((copies - 1).sum())
+
+
+def test_only_an_embedding_reads_less_than_its_inputs(case):
+    if case.op not in WORK:
+        return
+    outputs = SHAPE[case.op](case.shapes, case.attributes)
+    found = WORK[case.op](case.shapes, outputs, case.attributes)
+    assert found.written is None
+    assert (found.read is None) == (case.op != "embedding")
+
+
+@pytest.mark.parametrize(("count", "entries"), [(3, 10), (10, 10), (20, 10)])
+def test_an_embedding_reads_rows_and_never_more_than_the_table(count, entries):
+    width = 5
+    read = work_of("embedding", ((1, count), (entries, width)), entries=entries, width=width).read
+    assert read == (count, min(count, entries) * width)

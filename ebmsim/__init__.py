@@ -1,1 +1,49 @@
-"""ebmsim: an analytical performance model of Energy-Based Models."""
+"""ebmsim: an analytical performance model of Energy-Based Models. The public names, loaded when first used."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ebmsim.errors import EbmsimError, Problem, SpecError
+    from ebmsim.estimation import Estimate, estimate
+    from ebmsim.hardware import Hardware
+    from ebmsim.spec.library import load_hardware, load_workload
+    from ebmsim.spec.policy import Policy
+    from ebmsim.spec.workload import Workload
+
+_HOMES = {
+    "EbmsimError": "ebmsim.errors",
+    "Estimate": "ebmsim.estimation",
+    "Hardware": "ebmsim.hardware",
+    "Policy": "ebmsim.spec.policy",
+    "Problem": "ebmsim.errors",
+    "SpecError": "ebmsim.errors",
+    "Workload": "ebmsim.spec.workload",
+    "estimate": "ebmsim.estimation",
+    "load_hardware": "ebmsim.spec.library",
+    "load_workload": "ebmsim.spec.library",
+}
+
+__all__ = [
+    "EbmsimError",
+    "Estimate",
+    "Hardware",
+    "Policy",
+    "Problem",
+    "SpecError",
+    "Workload",
+    "estimate",
+    "load_hardware",
+    "load_workload",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'ebmsim' has no attribute '{name}'")
+    from importlib import import_module
+
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value

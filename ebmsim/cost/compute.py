@@ -149,11 +149,14 @@ def _tiles(
     )
     partial = 8.0 * parts * b * m * n if parts > 1 else 0.0
     # More parts than inner elements make no sense.
-    legal = np.where(k >= parts * profile.inner, 1.0, np.inf) if parts > 1 else 1.0
+    legal = (k >= parts * profile.inner) if parts > 1 else True
     moved = (operands + partial) / (shared.bandwidth * shared.efficiency)
     name = f"{rows}×{columns} tiles" + (f", inner axis in {parts} parts" if parts > 1 else "")
     return Option(
-        name, np.maximum(math, moved) * legal, np.minimum(1.0, tiles / machine.units), (tiles, waves, math, moved)
+        name,
+        np.where(legal, np.maximum(math, moved), np.inf),
+        np.minimum(1.0, tiles / machine.units),
+        (tiles, waves, math, moved),
     )
 
 

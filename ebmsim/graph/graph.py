@@ -102,9 +102,10 @@ class Builder:
         tensors = self.tensors
         shapes = _shapes(op, tuple([tensors[i].shape for i in inputs]), key)
         first = len(tensors)
-        chain = any(tensors[i].chain_axis for i in inputs)
+        operator = OPERATORS[op]
+        chain = operator.category == "rng" or any(tensors[i].chain_axis for i in inputs)
         full = self.prefix + (name or op)
-        kind = OPERATORS[op].result
+        kind = tensors[inputs[0]].kind if operator.category in ("view", "movement") else operator.result
         for shape in shapes:
             tensors.append(Tensor(shape, "activation", full, kind, chain))
         outputs = tuple(range(first, len(tensors)))

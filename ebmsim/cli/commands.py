@@ -1,0 +1,209 @@
+"""The commands. Each parses, calls one function of the library, and prints."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from ebmsim.errors import Problem, SpecError
+from ebmsim.spec.library import load_hardware, load_workload, parse_setting
+from ebmsim.spec.policy import Policy
+
+
+def _workload_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    for option in (
+        click.option("--preset", default="", help="Preset of the workload."),
+        click.option(
+            "--set", "settings", multiple=True, metavar="PATH=VALUE", help="A parameter, or hardware.<figure>=value."
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def _policy_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    for option in (
+        click.option("--execution", default="eager", help="eager, graph, compiled or persistent."),
+        click.option("--fidelity", default="", help="roofline, analytical or calibrated."),
+        click.option("--dtype", default="fp32", help="Storage: fp32, bf16, fp16, fp8, ..."),
+        click.option("--math", default="torch-default", help="strict, torch-default or fast."),
+        click.option("--software", default="", help="Software profile; the device's own if not given."),
+        click.option("--streams", default=1, type=int, help="Branches that may run side by side."),
+        click.option("--chain-mode", default="batched", help="batched or sequential."),
+    ):
+        command = option(command)
+    return command
+
+
+def _policy(**given: Any) -> Policy:
+    return Policy(**{name: given[name] for name in Policy.__dataclass_fields__})
+
+
+def _inputs(workload: str, hw: str, preset: str, settings: tuple[str, ...]) -> tuple[Any, Any]:
+    """Workload and hardware with their overrides; the problems of both at once."""
+    mine: dict[str, Any] = {}
+    theirs: dict[str, Any] = {}
+    problems: list[Problem] = []
+    loaded: list[Any] = [None, None]
+    for text in settings:
+        try:
+            path, value = parse_setting(text)
+            if path.startswith(("hardware.", "hw.")):
+                theirs[path.partition(".")[2]] = value
+            else:
+                mine[path] = value
+        except SpecError as error:
+            problems += error.problems
+    loads: tuple[Callable[[], Any], ...] = (
+        lambda: load_workload(workload, preset, mine),
+        lambda: load_hardware(hw, theirs),
+    )
+    for index, load in enumerate(loads):
+        try:
+            loaded[index] = load()
+        except SpecError as error:
+            problems += error.problems
+    if problems:
+        raise SpecError(problems)
+    return loaded[0], loaded[1]
+
+
+def _estimate(workload: str, hw: str, preset: str, settings: tuple[str, ...], policy: Policy) -> Any:
+    from ebmsim.estimation import estimate as run
+
+    loaded = _inputs(workload, hw, preset, settings)
+    return run(*loaded, policy)
+
+
+@click.command()
+@click.argument("workload")
+@click.option("--hw", required=True, metavar="HARDWARE", help="Name or path of a device.")
+@_workload_options
+@_policy_options
+@click.option("--json", "as_json", is_flag=True, help="Every figure as one JSON object, SI units.")
+def estimate(workload: str, hw: str, preset: str, settings: tuple[str, ...], as_json: bool, **policy: Any) -> None:
+    """T_samp, T_inf and T_train of WORKLOAD on a device, and why."""
+    found = _estimate(workload, hw, preset, settings, _policy(**policy))
+    if as_json:
+        click.echo(json.dumps(found.to_dict(), indent=1, allow_nan=False))
+        return
+    from ebmsim.report.table import print_estimate
+
+    print_estimate(found)
+
+
+@click.command()
+@click.argument("workload")
+@click.argument("kernel", required=False)
+@click.option("--hw", required=True, metavar="HARDWARE", help="Name or path of a device.")
+@_workload_options
+@_policy_options
+def explain(workload: str, kernel: str | None, hw: str, preset: str, settings: tuple[str, ...], **policy: Any) -> None:
+    """Every kernel of a step of WORKLOAD, or the time of KERNEL derived step by step."""
+    from ebmsim.report.explain import explain_kernel, print_kernels
+
+    found = _estimate(workload, hw, preset, settings, _policy(**policy))
+    if kernel is None:
+        print_kernels(found)
+    else:
+        click.echo(explain_kernel(found, kernel))
+
+
+class _Several(click.Command):
+    """A command whose --hw takes every word up to the next option."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        spread: list[str] = []
+        collecting = False
+        for word in args:
+            if word.startswith("-"):
+                collecting = word == "--hw"
+                if not collecting:
+                    spread.append(word)
+            elif collecting:
+                spread += ["--hw", word]
+            else:
+                spread.append(word)
+        return super().parse_args(ctx, spread)
+
+
+@click.command(cls=_Several)
+@click.argument("workloads", nargs=-1, required=True)
+@click.option("--hw", "hardware", multiple=True, required=True, metavar="HW...", help="Devices, one or more.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object per pair, in a list.")
+@_workload_options
+@_policy_options
+def compare(
+    workloads: tuple[str, ...],
+    hardware: tuple[str, ...],
+    as_json: bool,
+    preset: str,
+    settings: tuple[str, ...],
+    **policy: Any,
+) -> None:
+    """A table of WORKLOADS on devices."""
+    chosen = _policy(**policy)
+    found = [_estimate(w, h, preset, settings, chosen) for w in workloads for h in hardware]
+    if as_json:
+        click.echo(json.dumps([e.to_dict() for e in found], indent=1, allow_nan=False))
+        return
+    from ebmsim.report.table import print_comparison
+
+    print_comparison(found)
+
+
+@click.command()
+@click.argument("workload")
+@click.option("--format", "form", type=click.Choice(["text", "mermaid", "dot"]), default="text")
+@_workload_options
+def show(workload: str, form: str, preset: str, settings: tuple[str, ...]) -> None:
+    """Components, wiring, taxonomy and sampler of WORKLOAD."""
+    from ebmsim.report.show import drawing, print_workload
+
+    loaded = load_workload(workload, preset, dict(parse_setting(text) for text in settings))
+    if form == "text":
+        print_workload(loaded)
+    else:
+        click.echo(drawing(loaded, form))
+
+
+@click.command("list")
+@click.argument("what", type=click.Choice(["workloads", "hardware", "operators"]))
+def list_(what: str) -> None:
+    """What there is: workloads, hardware or operators."""
+    from ebmsim.report import catalogue
+
+    {"workloads": catalogue.workloads, "hardware": catalogue.hardware, "operators": catalogue.operators}[what]()
+
+
+globals()["list"] = list_
+
+
+@click.command()
+@click.argument("files", nargs=-1, required=True, metavar="FILE...")
+def check(files: tuple[str, ...]) -> None:
+    """All mistakes of workload and hardware files at once."""
+    from ebmsim.graph.check import check_file
+
+    problems = [problem for file in files for problem in check_file(file)]
+    if problems:
+        raise SpecError(problems)
+    for file in files:
+        click.echo(f"{file}: no problems")
+
+
+@click.command()
+@click.argument("what", type=click.Choice(["workload", "hardware"]))
+def schema(what: str) -> None:
+    """JSON Schema of workload or hardware files, for editors."""
+    if what == "hardware":
+        from ebmsim.spec.hardware import hardware_schema
+
+        click.echo(json.dumps(hardware_schema(), indent=1))
+    else:
+        from ebmsim.graph.schema import workload_schema
+
+        click.echo(json.dumps(workload_schema(), indent=1))

@@ -1,0 +1,81 @@
+"""The entry point: commands by name, loaded when they are used; errors without a traceback."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any
+
+import click
+
+from ebmsim.errors import EbmsimError, suggest
+
+# Name -> one line of help. The function of the same name stands in ebmsim.cli.commands.
+COMMANDS = {
+    "estimate": "T_samp, T_inf and T_train of a workload on a device, and why",
+    "explain": "every kernel of a step, or one kernel's time derived with its numbers",
+    "compare": "a table of workloads × devices",
+    "show": "components, wiring, taxonomy and sampler of a workload",
+    "list": "workloads, hardware or operators",
+    "check": "all mistakes of workload and hardware files at once",
+    "schema": "JSON Schema of workload and hardware files, for editors",
+}
+
+
+class _Lazy(click.Group):
+    """A group whose commands are imported when one of them runs."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        command: click.Command = getattr(import_module("ebmsim.cli.commands"), name.replace("-", "_"))
+        return command
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        if args and args[0] not in COMMANDS:
+            hint = suggest(args[0], COMMANDS)
+            raise click.UsageError(f"no command '{args[0]}'" + (f"; {hint}" if hint else ""))
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="ebmsim")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+def cli(debug: bool) -> None:
+    """An analytical performance model of Energy-Based Models."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line. Exit status: 0 done, 1 a check failed, 2 bad input or usage."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    debug = "--debug" in arguments
+    # `compare --hw A B` and `estimate … --debug` are understood wherever the words stand.
+    arguments = [a for a in arguments if a != "--debug"]
+    try:
+        cli(list(arguments), prog_name="ebmsim", standalone_mode=False)
+    except click.exceptions.Exit as done:
+        sys.exit(done.exit_code)
+    except click.ClickException as error:
+        if debug:
+            raise
+        error.show()
+        sys.exit(2)
+    except EbmsimError as error:
+        if debug:
+            raise
+        click.echo(str(error), err=True)
+        sys.exit(2)
+    except BrokenPipeError:
+        # The reader of a pipe left: not an error of ours, and nothing is left to write to.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (KeyboardInterrupt, click.Abort):
+        sys.exit(130)

@@ -1,0 +1,159 @@
+"""Why a kernel takes as long as it does: every term with its numbers and the source of each figure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ebmsim.cost.compute import dtypes, product_options, product_rate, vector_rate
+from ebmsim.cost.machine import machine_of
+from ebmsim.errors import Problem, SpecError, suggest
+from ebmsim.graph.lower import CATEGORIES, PHASES
+from ebmsim.units import format_quantity
+
+if TYPE_CHECKING:
+    from ebmsim.estimation import Estimate
+
+
+def print_kernels(e: Estimate) -> None:
+    """Print every kernel of the steady step, in order."""
+    from ebmsim.report.table import console, plain_table, seconds, share
+
+    table = plain_table("kernel", "phase", "operator", "FLOPs", "bytes", "time", "of step", "bound by")
+    for row in e.to_rows():
+        table.add_row(
+            row["kernel"],
+            row["phase"],
+            row["op"],
+            format_quantity(row["flops"], "flops"),
+            format_quantity(row["bytes_read"] + row["bytes_written"], "bytes"),
+            seconds(row["seconds"]),
+            share(row["seconds"] / e.timing.seconds),
+            row["bound"],
+        )
+    console().print(table)
+    console().print("name a kernel to see its time derived", highlight=False)
+
+
+def explain_kernel(e: Estimate, name: str) -> str:
+    """The derivation of one kernel's time. Raises SpecError with the nearest names."""
+    table = e.timing.table
+    if name not in table.names:
+        raise SpecError(
+            [Problem(f"no kernel '{name}' in a step of {e.workload.name}", hint=suggest(name, table.names))]
+        )
+    i = table.names.index(name)
+    return "\n".join([*_head(e, i), *_compute(e, i), *_memory(e, i), *_total(e, i), *_sources(e, i)])
+
+
+def _head(e: Estimate, i: int) -> list[str]:
+    t = e.timing.table
+    where = f"{e.workload.document.file}:{t.lines[i]}" if t.lines[i] else "derived by the gradient rules"
+    lines = [
+        f"{t.names[i]}: {t.ops[i]}, {PHASES[t.phase[i]]}, {CATEGORIES[t.category[i]]}  ({where})",
+        f"  work      {_n(t.flops[i])} FLOPs, {_n(t.special[i])} transcendental, {_n(t.random[i])} random numbers",
+    ]
+    if t.product[3, i]:
+        b, m, n, k = (int(v) for v in t.product[:, i])
+        lines.append(f"            as a product: {b} × ({m} × {k}) · ({k} × {n}), {_n(t.product_flops[i])} FLOPs")
+    lines.append(f"  bytes     {_b(t.read[i])} read ({_b(t.read_weights[i])} of weights), {_b(t.written[i])} written")
+    return lines
+
+
+def _n(value: Any) -> str:
+    return f"{float(value):,.0f}"
+
+
+def _b(value: Any) -> str:
+    return format_quantity(float(value), "bytes")
+
+
+def _s(value: Any) -> str:
+    return format_quantity(float(value), "time")
+
+
+def _compute(e: Estimate, i: int) -> list[str]:
+    t, costs, machine = e.timing.table, e.timing.costs, machine_of(e.hardware)
+    lines = []
+    units = f"{machine.units:g} units at {format_quantity(machine.clock, 'frequency')}"
+    if t.product[3, i] and costs.compute.options:
+        names = dtypes(e.profile, machine, e.policy)
+        dtype = names.get(int(t.category[i]), "")
+        rate = float(np.broadcast_to(product_rate(t, machine, names), len(t))[i])
+        options = list(product_options(t, machine, e.profile, e.policy))
+        best = options[int(costs.compute.option[i])]
+        lines.append(f"  compute   {dtype} at {rate:,.1f} FLOPs per unit and cycle, {units}")
+        lines.append(f"            best of {len(options)} ways: {best.name}")
+        first, second, math, moved = (np.broadcast_to(v, len(t))[i] for v in best.detail)
+        if machine.organisation == "systolic":
+            lines.append(
+                f"            {_n(first)} folds, {_n(second)} on each array, one streamed vector a cycle: {_s(math)}"
+            )
+        else:
+            lines.append(
+                f"            {_n(first)} tiles in {_n(second)} waves: arithmetic {_s(math)}, operands {_s(moved)}"
+            )
+    else:
+        rate = vector_rate(machine, e.policy)
+        lines.append(
+            f"  compute   {rate:,.1f} FLOPs, {machine.special:,.1f} transcendental per unit and cycle, {units}"
+        )
+    lines.append(f"            = {_s(costs.compute.seconds[i])}")
+    return lines
+
+
+def _memory(e: Estimate, i: int) -> list[str]:
+    t, costs = e.timing.table, e.timing.costs
+    lines = []
+    levels = {level.name: level for level in e.hardware.memory}
+    for name, amount, seconds in zip(costs.traffic.levels, costs.traffic.bytes, costs.traffic.seconds, strict=True):
+        level = levels[name]
+        value = np.broadcast_to(amount, len(t))[i]
+        rate = format_quantity(level.bandwidth, "bandwidth")
+        full = " (full bandwidth)" if e.policy.fidelity == "roofline" else f" × {level.efficiency:g}"
+        lines.append(f"  {name:<9} {_b(value)} / ({rate}{full}) = {_s(np.broadcast_to(seconds, len(t))[i])}")
+    mine = t.access_kernel == i
+    shown = ", ".join("first touch" if not np.isfinite(d) else _b(d) for d in t.distance[mine])
+    lines.append(f"            bytes since each tensor was last touched: {shown}")
+    return lines
+
+
+def _total(e: Estimate, i: int) -> list[str]:
+    t, timing = e.timing.table, e.timing
+    costs = timing.costs
+    fixed = float(np.broadcast_to(costs.fixed, len(t))[i])
+    rule = f"knee p = {e.profile.knee:g}" if t.product[3, i] else "the larger"
+    if e.policy.fidelity == "roofline":
+        rule = "the larger"
+    lines = [
+        f"  device    {_s(fixed)} fixed + {rule} of compute {_s(costs.compute.seconds[i])} and memory "
+        f"{_s(costs.memory[i])} = {_s(timing.device[i])}",
+        f"  host      {_s(timing.host[i])} to issue it",
+        f"  time      {_s(timing.advance[i])} of the step's {_s(timing.seconds)}, bound by {e.bound_of_kernels()[i]}",
+    ]
+    if timing.throttled > 1.0:
+        lines.append(f"            stretched {timing.throttled:.3f} times: the step would exceed the power limit")
+    return lines
+
+
+def _sources(e: Estimate, i: int) -> list[str]:
+    wanted = ["units", "sustained_clock", "launch.eager", "launch.graph", "launch.persistent"]
+    wanted += [f"memory.{name}.bandwidth" for name in e.timing.costs.traffic.levels]
+    wanted += [p for p in e.hardware.sources if p.startswith(("matrix.peak.", "vector.")) and _used(e, i, p)]
+    lines = ["  figures"]
+    for path in wanted:
+        mark, text = e.hardware.sources.get(path, ("unsourced", "no source given"))
+        lines.append(f"    {path}: {mark}, {text}")
+    lines.append(
+        f"    software profile {e.profile.name}: " + "; ".join(f"{k}: {v}" for k, v in e.profile.sources.items())
+    )
+    return lines
+
+
+def _used(e: Estimate, i: int, path: str) -> bool:
+    t = e.timing.table
+    if not t.product[3, i]:
+        return path in ("vector.special", "vector.random", f"vector.peak.{e.policy.dtype}")
+    names = dtypes(e.profile, machine_of(e.hardware), e.policy)
+    return path == f"matrix.peak.{names.get(int(t.category[i]), '')}"

@@ -1,0 +1,104 @@
+"""Names of workloads, devices and software profiles, and where their files are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from ebmsim.errors import Problem, SpecError, suggest
+from ebmsim.hardware import Hardware
+from ebmsim.spec.expression import ExpressionError, evaluate
+from ebmsim.spec.located import Document, load_document
+from ebmsim.spec.policy import Profile, parse_profile
+from ebmsim.spec.workload import Workload, parse_workload, settle
+
+_PACKAGE = Path(__file__).resolve().parents[1]
+FOLDERS = {"workload": "workload_graphs", "hardware": "hardware", "software": "hardware/software"}
+
+
+def folder(kind: str) -> Path:
+    """The folder of the shipped files of a kind: inside the package, or the checkout of an editable install."""
+    inside = _PACKAGE / "data" / FOLDERS[kind]
+    return inside if inside.is_dir() else _PACKAGE.parent / FOLDERS[kind]
+
+
+def names(kind: str) -> list[str]:
+    """The shipped names of a kind, sorted."""
+    return sorted(path.stem for path in folder(kind).glob("*.yaml"))
+
+
+def find(kind: str, name: str | Path) -> Path:
+    """The file of a name, or of a path. Raises SpecError with the nearest names."""
+    text = str(name)
+    if text.endswith((".yaml", ".yml")) or "/" in text or "\\" in text:
+        return Path(name)
+    path = folder(kind) / f"{text}.yaml"
+    if path.is_file():
+        return path
+    known = names(kind)
+    hint = suggest(text, known) or "there are: " + ", ".join(known)
+    raise SpecError([Problem(f"unknown {kind} '{text}'", hint=hint)])
+
+
+def load_workload(name: str | Path, preset: str = "", overrides: Mapping[str, Any] | None = None) -> Workload:
+    """A workload by name or path, at a preset, with parameters overridden. Raises SpecError."""
+    document = load_document(find("workload", name))
+    return settle(document, parse_workload(document), preset, overrides or {})
+
+
+def load_hardware(name: str | Path, overrides: Mapping[str, Any] | None = None) -> Hardware:
+    """A device by name or path; `overrides` maps paths such as "memory.dram.bandwidth" to values as in the file.
+
+    Raises SpecError.
+    """
+    from ebmsim.spec.hardware import parse_hardware
+
+    document = load_document(find("hardware", name))
+    return parse_hardware(_overridden(document, overrides) if overrides else document)
+
+
+def _overridden(document: Document, overrides: Mapping[str, Any]) -> Document:
+    from copy import deepcopy
+    from dataclasses import replace
+
+    data = deepcopy(document.data)
+    marks = dict(document.marks)
+    problems = []
+    for path, value in overrides.items():
+        keys = path.split(".")
+        at: Any = data
+        for key in keys[:-1]:
+            at = at.get(key) if isinstance(at, dict) else None
+        if not isinstance(at, dict):
+            problems.append(
+                Problem(f"unknown figure '{path}' of {data.get('name')}", hint="write it as memory.dram.bandwidth")
+            )
+            continue
+        at[keys[-1]] = value
+        marks.setdefault(tuple(keys), marks.get(tuple(keys[:-1]), (1, 1)))
+    if problems:
+        raise SpecError(problems)
+    return replace(document, data=data, marks=marks)
+
+
+@lru_cache(maxsize=16)
+def load_profile(name: str) -> Profile:
+    """A software profile by name or path. Raises SpecError."""
+    return parse_profile(load_document(find("software", name)))
+
+
+def parse_setting(text: str) -> tuple[str, Any]:
+    """One `path=value` of the command line, the value as YAML would read it. Raises SpecError."""
+    path, equals, value = text.partition("=")
+    if not equals or not path.strip() or not value.strip():
+        raise SpecError([Problem(f"expected path=value, found '{text}'", hint="for example --set chains=8")])
+    value = value.strip()
+    words = {"true": True, "false": False}
+    if value in words:
+        return path.strip(), words[value]
+    try:
+        return path.strip(), evaluate(value, {})
+    except ExpressionError:
+        return path.strip(), value

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ebmsim import sampling
-from ebmsim.cost.kernels import Kernels, host_costs, kernel_costs
+from ebmsim.cost.kernels import Kernels, expanded, host_costs, kernel_costs
 from ebmsim.cost.machine import Machine, machine_of
 from ebmsim.cost.schedule import by_phase, first_pass, overlapped, steady_pass, synchronisations
 from ebmsim.graph.compose import Composer, Program, compose
@@ -20,9 +20,11 @@ from ebmsim.graph.differentiate import differentiate
 from ebmsim.graph.fuse import fuse
 from ebmsim.graph.graph import Graph, Node
 from ebmsim.graph.lower import CATEGORIES, PHASES, KernelTable, lower
+from ebmsim.graph.operators.table import OPERATORS
 from ebmsim.graph.taxonomy import derive
 from ebmsim.graph.training import Iteration, compose_training
 from ebmsim.hardware import Hardware
+from ebmsim.spec.expression import evaluate
 from ebmsim.spec.library import load_profile
 from ebmsim.spec.policy import Policy, Profile
 from ebmsim.spec.workload import Workload
@@ -52,6 +54,15 @@ class Lowered:
     iteration: KernelTable | None
     parts: Mapping[str, Any]
     trained_bytes: float
+
+    def buffer_seconds(self, machine: Machine, policy: Policy) -> Any:
+        """Replay buffer per iteration: negatives to the host as bytes and back, the host waiting for the first copy."""
+        training, w = self.workload.file.training, self.workload
+        if training is None or not evaluate(training.buffer, w.parameters) or policy.fidelity == "roofline":
+            return 0.0
+        sample = self.program.graph.tensors[self.program.graph.results[0]]
+        amount = math.prod(sample.shape[1:]) * w.setting("training_batch")
+        return 2 * (machine.host.link_latency + amount / machine.host.link_bandwidth) + machine.host.synchronise
 
 
 def fused(profile: Profile, policy: Policy) -> bool:
@@ -119,7 +130,7 @@ def _iteration(iteration: Iteration, dtype: str, fuses: bool) -> tuple[KernelTab
     for first, last, name in spans:
         run = graph.nodes[first:last]
         chosen = fuse(graph, run) if fuses else run
-        kernels = len(lower(graph, chosen, dtype))
+        kernels = sum(OPERATORS[node.op].category != "view" for node in chosen)
         parts.setdefault(name, []).extend(range(count, count + kernels))
         nodes += chosen
         count += kernels
@@ -128,16 +139,21 @@ def _iteration(iteration: Iteration, dtype: str, fuses: bool) -> tuple[KernelTab
 
 @dataclass(frozen=True)
 class Timing:
-    """One step timed: costs per kernel, advance of the completion time per kernel, and its totals."""
+    """One step timed: costs of each distinct kernel, advance of the completion time per kernel, and its totals."""
 
     table: KernelTable
-    costs: Kernels
+    each: Kernels
     host: Any
     device: Any
     advance: Any
     seconds: float
     joules: float
     throttled: float
+
+    @cached_property
+    def costs(self) -> Kernels:
+        """Costs of every launch."""
+        return expanded(self.each, self.table.order)
 
 
 @dataclass(frozen=True)
@@ -338,10 +354,12 @@ def time_table(
     table: KernelTable, machine: Machine, profile: Profile, policy: Policy, *, cold: bool = False, steady: bool = True
 ) -> Timing:
     """Time one pass over a table: a steady step of a long run, or a pass that starts with an empty queue."""
-    costs = kernel_costs(table, machine, profile, policy, policy.fidelity, cold=cold)
+    each = kernel_costs(table.rows, machine, profile, policy, policy.fidelity, cold=cold)
     host = host_costs(table, machine, profile, policy, policy.fidelity)
     event = profile.host_cost.get("elementwise", 0.0) * machine.host.speed
-    device = overlapped(table, costs, policy.streams, event) if policy.streams > 1 else np.asarray(costs.seconds)
+    device = np.asarray(each.seconds)[table.order]
+    if policy.streams > 1:
+        device = overlapped(table, expanded(each, table.order), policy.streams, event)
     wait = 0.0 if policy.fidelity == "roofline" else machine.host.synchronise
     breaks = synchronisations(table)
     if machine.host.asynchronous:
@@ -349,11 +367,11 @@ def time_table(
     else:
         advance = device + host
     seconds = float(np.sum(advance))
-    joules = float(np.sum(costs.joules))
+    joules = float(np.sum(each.joules[table.order]))
     # Dynamic power above what the limit leaves stretches the step: the device throttles.
     least = joules / (machine.power.limit - machine.power.static)
     throttled = max(1.0, least / seconds) if seconds > 0 and policy.fidelity != "roofline" else 1.0
-    return Timing(table, costs, host, device, advance * throttled, seconds * throttled, joules, throttled)
+    return Timing(table, each, host, device, advance * throttled, seconds * throttled, joules, throttled)
 
 
 def estimate_lowered(lowered: Lowered, hardware: Hardware, policy: Policy, profile: Profile) -> Estimate:
@@ -425,13 +443,7 @@ def _training(
     )
     part = {name: float(np.sum(pass_.advance[index])) for name, index in lowered.parts.items()}
     batch, steps, n = w.setting("training_batch"), w.setting("training_steps"), w.setting("iterations")
-    buffer = 0.0
-    if w.parameters.get("buffer", training.buffer):
-        sample = lowered.program.graph.results[0]
-        elements = math.prod(lowered.program.graph.tensors[sample].shape[1:]) * batch
-        # Negatives go to the host as bytes and come back as bytes; the host waits for the first copy.
-        buffer = 2 * (machine.host.link_latency + elements / machine.host.link_bandwidth) + machine.host.synchronise
-        buffer *= 0.0 if policy.fidelity == "roofline" else 1.0
+    buffer = lowered.buffer_seconds(machine, policy)
     positive = part.get("backward_positive", part.get("second_order", 0.0))
     negative = part.get("backward_negative", 0.0)
     return {

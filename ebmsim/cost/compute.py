@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,19 +9,27 @@ import numpy as np
 from ebmsim.cost.machine import Machine
 from ebmsim.cost.systolic import fold_cycles
 from ebmsim.errors import Problem, SpecError
-from ebmsim.graph.lower import CATEGORIES, KernelTable
+from ebmsim.graph.lower import CATEGORIES, PHASES, KernelTable, products_of
 from ebmsim.spec.policy import Policy, Profile, arithmetic
 
 MATMUL, CONVOLUTION = CATEGORIES.index("matmul"), CATEGORIES.index("convolution")
+BACKWARD_INPUT = PHASES.index("backward-input")
+# Elements in flight per unit that fill it (threads a GPU unit holds).
+_RESIDENT_THREADS = 2048.0
 
 
-class Option(NamedTuple):
-    """One way to compute every product of a table: seconds on chip, and the share of the units it keeps busy."""
+class Ways(NamedTuple):
+    """Ways to compute the products of a table, along a leading axis.
 
-    name: str
+    seconds on chip (inf where a way does not apply), share of the units kept busy, and detail: tiles, waves, seconds
+    of arithmetic, seconds of operands (for a systolic array folds, folds per array, seconds, 0). Algorithms that
+    transform a convolution come last and have the detail of the first tile, which theirs is derived from.
+    """
+
+    names: tuple[str, ...]
     seconds: Any
     share: Any
-    detail: Any
+    detail: tuple[Any, ...]
 
 
 class Compute(NamedTuple):
@@ -90,77 +97,72 @@ def bound_seconds(table: KernelTable, machine: Machine, profile: Profile, policy
 def compute_seconds(table: KernelTable, machine: Machine, profile: Profile, policy: Policy) -> Compute:
     """Seconds of arithmetic with the best option for every product kernel."""
     vector = vector_seconds(table, machine, policy)
-    options = list(product_options(table, machine, profile, policy))
     is_product = table.product[3] > 0
-    seconds, share, option = options[0].seconds, options[0].share, np.zeros(np.shape(options[0].seconds), dtype=np.int8)
-    for index, each in enumerate(options[1:], 1):
-        better = each.seconds < seconds
-        share = np.where(better, each.share, share)
-        option = np.where(better, np.int8(index), option)
-        seconds = np.where(better, each.seconds, seconds)
     elements = (table.written + table.read) / table.element_bytes
-    busy = np.clip(elements / (2048.0 * machine.units), 1.0 / machine.units, 1.0)
+    busy = np.clip(elements / (_RESIDENT_THREADS * machine.units), 1.0 / machine.units, 1.0)
+    if not is_product.any():
+        return Compute(vector, busy, np.full(len(table), -1), ())
+    ways = product_ways(products_of(table), machine, profile, policy)
+    best = ways.seconds.argmin(0)
+    seconds = np.take_along_axis(ways.seconds, best[None], 0)[0][..., table.product_order]
+    share = np.take_along_axis(np.broadcast_to(ways.share, ways.seconds.shape), best[None], 0)[0]
+    share, best = share[..., table.product_order], best[..., table.product_order]
     return Compute(
         np.where(is_product, np.maximum(seconds, vector), vector),
         np.where(is_product, share, busy),
-        np.where(is_product, option, np.int8(-1)),
-        tuple(o.name for o in options),
+        np.where(is_product, best, -1),
+        ways.names,
     )
 
 
-def product_options(table: KernelTable, machine: Machine, profile: Profile, policy: Policy) -> Iterator[Option]:
-    """Every way the profile knows to compute the products of a table."""
+def product_ways(table: KernelTable, machine: Machine, profile: Profile, policy: Policy) -> Ways:
+    """Every way the profile knows to compute the products of a table, along a leading axis."""
     rate = product_rate(table, machine, dtypes(profile, machine, policy))
-    transposed = machine.features.transposed_weights
-    back = np.where(table.phase == 1, transposed, 1.0) * rate
+    rate = np.where(table.phase == BACKWARD_INPUT, machine.features.transposed_weights, 1.0) * rate
     if machine.organisation == "systolic":
-        yield from _systolic(table, machine, back)
-        return
-    for m, n, efficiency in profile.tiles:
-        for parts in profile.split_k:
-            yield _tiles(table, machine, profile, back, (int(m), int(n), efficiency, parts))
+        return _systolic(table, machine, rate)
+    tiled = _tiles(table, machine, profile, rate)
+    names, seconds, share = list(tiled.names), [tiled.seconds], [tiled.share]
     for name, algorithm in profile.algorithms.items():
-        taken = _takes(table, algorithm)
-        tile = profile.tiles[0]
-        direct = _tiles(table, machine, profile, back, (int(tile[0]), int(tile[1]), 1.0, 1))
-        gained = direct.seconds / (algorithm.saving * algorithm.efficiency)
-        yield Option(name, np.where(taken, gained, np.inf), direct.share, direct.detail)
+        direct = tiled.detail[2][:1] * profile.tiles[0][2]
+        gained = np.maximum(direct / (algorithm.saving * algorithm.efficiency), tiled.detail[3][:1])
+        names.append(name)
+        seconds.append(np.where(_takes(table, algorithm), gained, np.inf))
+        share.append(tiled.share[:1])
+    return Ways(tuple(names), np.concatenate(seconds), np.concatenate(share), tiled.detail)
 
 
-def _tiles(
-    table: KernelTable, machine: Machine, profile: Profile, rate: Any, choice: tuple[int, int, float, int]
-) -> Option:
+def _tiles(table: KernelTable, machine: Machine, profile: Profile, rate: Any) -> Ways:
     """Output tiles spread over the units in waves.
 
     tiles = b ⌈m/M⌉ ⌈n/N⌉ s, waves = ⌈tiles / units⌉, and a wave takes 2 M N ⌈k/s⌉ / (rate · efficiency · clock): a
     last wave that is not full costs a whole one, and so does a tile at the edge. Beside the arithmetic the operands
-    of every tile come from the innermost level shared by all units: b m n k (1/M + 1/N) elements, and with s > 1
-    parts 2 s m n partial sums of 4 bytes.
+    of every tile come from the innermost level shared by all units: b (m k ⌈n/N⌉ + n k ⌈m/M⌉) elements, and with
+    s > 1 parts 2 s m n partial sums of 4 bytes.
     """
-    rows, columns, efficiency, parts = choice
     b, m, n, k = table.product
+    axes = max(np.ndim(x) for x in (machine.units, machine.clock, machine.levels[-2].bandwidth, rate))
+    choices = [(t[0], t[1], t[2], s) for t in profile.tiles for s in profile.split_k]
+    rows, columns, efficiency, parts = (
+        np.array(c, dtype=np.float64).reshape(-1, *[1] * max(axes, 1)) for c in zip(*choices, strict=True)
+    )
     inner = np.ceil(np.ceil(k / parts) / profile.inner) * profile.inner
-    tiles = b * np.ceil(m / rows) * np.ceil(n / columns) * parts
+    down, across = np.ceil(m / rows), np.ceil(n / columns)
+    tiles = b * down * across * parts
     waves = np.ceil(tiles / machine.units)
-    math = waves * 2.0 * rows * columns * inner / (rate * efficiency * machine.clock)
-    shared = machine.levels[-2] if len(machine.levels) > 1 else machine.levels[-1]
-    operands = (
-        b * (np.ceil(m / rows) * rows * k * np.ceil(n / columns) + n * k * np.ceil(m / rows)) * table.element_bytes
-    )
-    partial = 8.0 * parts * b * m * n if parts > 1 else 0.0
-    # More parts than inner elements make no sense.
-    legal = (k >= parts * profile.inner) if parts > 1 else True
+    math = waves * (2.0 * rows * columns * inner) / (rate * efficiency * machine.clock)
+    shared = machine.levels[-2]
+    operands = b * k * (m * across + n * down) * table.element_bytes
+    partial = np.where(parts > 1, 8.0 * parts * b * m * n, 0.0)
     moved = (operands + partial) / (shared.bandwidth * shared.efficiency)
-    name = f"{rows}×{columns} tiles" + (f", inner axis in {parts} parts" if parts > 1 else "")
-    return Option(
-        name,
-        np.where(legal, np.maximum(math, moved), np.inf),
-        np.minimum(1.0, tiles / machine.units),
-        (tiles, waves, math, moved),
-    )
+    # More parts than inner elements make no sense.
+    legal = (parts == 1) | (k >= parts * profile.inner)
+    names = [f"{r:g}×{c:g} tiles" + (f", inner axis in {s} parts" if s > 1 else "") for r, c, _, s in choices]
+    seconds = np.where(legal, np.maximum(math, moved), np.inf)
+    return Ways(tuple(names), seconds, np.minimum(1.0, tiles / machine.units), (tiles, waves, math, moved))
 
 
-def _systolic(table: KernelTable, machine: Machine, rate: Any) -> Iterator[Option]:
+def _systolic(table: KernelTable, machine: Machine, rate: Any) -> Ways:
     """Folds of the stationary operand over all arrays, either operand stationary.
 
     The rate of a dtype against the array's own (2 R C per cycle and array) stretches the cycles: fp32 in six bf16
@@ -168,11 +170,15 @@ def _systolic(table: KernelTable, machine: Machine, rate: Any) -> Iterator[Optio
     """
     b, m, n, k = table.product
     native = 2.0 * machine.rows * machine.columns * machine.arrays
-    stretch = np.maximum(native / rate, 1e-9)
+    stretch = native / rate
     count = machine.arrays * machine.units
-    for name, stationary, streamed in (("weights stationary", n, m), ("activations stationary", m, n)):
+    found = []
+    for stationary, streamed in ((n, m), (m, n)):
         folds = b * np.ceil(k / machine.rows) * np.ceil(stationary / machine.columns)
         each = np.ceil(folds / count)
         cycles = fold_cycles(each, streamed, machine.rows, machine.columns, machine.double_buffered)
         seconds = cycles * stretch / machine.clock
-        yield Option(name, seconds, np.minimum(1.0, folds / count), (folds, each, seconds, 0.0))
+        found.append((seconds, np.minimum(1.0, folds / count), folds, each, seconds))
+    seconds, share, folds, each, math = (np.stack(np.broadcast_arrays(*column)) for column in zip(*found, strict=True))
+    names = ("weights stationary", "activations stationary")
+    return Ways(names, seconds, share, (folds, each, math, np.zeros_like(math)))

@@ -16,7 +16,10 @@ MOVEMENT, HOST, RNG = (CATEGORIES.index(c) for c in ("movement", "host", "rng"))
 
 
 class Kernels(NamedTuple):
-    """Per kernel, along the last axis: seconds on the device and what they are made of, joules."""
+    """Per kernel, along the last axis: seconds on the device and what they are made of, joules.
+
+    free: kernels that take no time of the device. plain: those that are neither free nor copies over the host link.
+    """
 
     seconds: Any
     compute: Compute
@@ -25,6 +28,32 @@ class Kernels(NamedTuple):
     fixed: Any
     link: Any
     joules: Any
+    free: Any
+    plain: Any
+
+
+def expanded(costs: Kernels, order: Any) -> Kernels:
+    """Costs of distinct kernels spread to every launch."""
+    size = int(order.max()) + 1 if len(order) else 0
+
+    def spread(values: Any) -> Any:
+        values = np.asarray(values)
+        if values.ndim == 0 or values.shape[-1] == 1:
+            values = np.broadcast_to(values if values.ndim else values[None], (*values.shape[:-1], size))
+        return values[..., order]
+
+    compute, moved = costs.compute, costs.traffic
+    return Kernels(
+        spread(costs.seconds),
+        Compute(spread(compute.seconds), spread(compute.share), spread(compute.option), compute.options),
+        Traffic(moved.levels, tuple(map(spread, moved.bytes)), tuple(map(spread, moved.seconds))),
+        spread(costs.memory),
+        spread(costs.fixed),
+        spread(costs.link),
+        spread(costs.joules),
+        spread(costs.free),
+        spread(costs.plain),
+    )
 
 
 def gap(machine: Machine, policy: Policy) -> Any:
@@ -45,35 +74,58 @@ def knee(compute: Any, memory: Any, exponent: float) -> Any:
 
 
 def kernel_costs(
-    table: KernelTable, machine: Machine, profile: Profile, policy: Policy, fidelity: str, *, cold: bool = False
+    table: KernelTable,
+    machine: Machine,
+    profile: Profile,
+    policy: Policy,
+    fidelity: str,
+    *,
+    cold: bool = False,
+    combined: bool = True,
 ) -> Kernels:
-    """Cost of every kernel of a table.
-
-    roofline: max(compute, slowest level), no fixed time. Otherwise fixed + knee(compute, memory) for products and
-    fixed + max(compute, memory) for kernels that stream. Copies over the host link take latency + bytes / bandwidth.
-    """
+    """Cost of every kernel of a table; `combined` False leaves the seconds to `combine`, part by part."""
     bound = fidelity == "roofline"
     moved = traffic(table, machine, profile, cold=cold, bound=bound)
     memory = moved.slowest()
-    is_product = table.product[3] > 0
     if bound:
         least = bound_seconds(table, machine, profile, policy)
         compute = Compute(least, np.ones(len(table)), np.full(len(table), -1), ())
-        fixed: Any = 0.0
-        seconds = np.maximum(least, memory)
     else:
         compute = compute_seconds(table, machine, profile, policy)
-        fixed = profile.kernel_time + gap(machine, policy)
-        together = np.maximum(compute.seconds, memory)
-        seconds = fixed + np.where(is_product, knee(compute.seconds, memory, profile.knee), together)
-    crosses = (table.category == MOVEMENT) & np.isin(table.ops, ("to_device", "to_host"))
+    fixed = 0.0 if bound else profile.kernel_time + gap(machine, policy)
+    crosses = _crosses(table)
     latency = 0.0 if bound else machine.host.link_latency
     link = np.where(crosses, latency + table.written / machine.host.link_bandwidth, 0.0)
-    on_host = table.category == HOST
-    seconds = np.where(crosses, link, np.where(on_host, 0.0, seconds))
+    free = table.category == HOST
     if machine.features.rng_overlapped:
-        seconds = np.where(table.category == RNG, 0.0, seconds)
-    return Kernels(seconds, compute, moved, memory, fixed, link, _joules(table, machine, profile, policy, moved))
+        free = free | (table.category == RNG)
+    seconds = combine(table, compute.seconds, memory, fixed, link, profile, bound, free) if combined else None
+    joules = _joules(table, machine, profile, policy, moved)
+    return Kernels(
+        seconds, compute, moved, memory, np.broadcast_to(fixed, (len(table),)), link, joules, free, ~(crosses | free)
+    )
+
+
+def _crosses(table: KernelTable) -> Any:
+    """Kernels that are copies over the host link."""
+    if not (table.category == MOVEMENT).any():
+        return np.zeros(len(table), dtype=np.bool_)
+    return np.array([op in ("to_device", "to_host") for op in table.ops])
+
+
+def combine(
+    table: KernelTable, compute: Any, memory: Any, fixed: Any, link: Any, profile: Profile, bound: bool, free: Any
+) -> Any:
+    """Seconds on the device.
+
+    roofline: max(compute, slowest level). Otherwise fixed + knee(compute, memory) for products and fixed +
+    max(compute, memory) for kernels that stream. Copies over the host link take latency + bytes / bandwidth; `free`
+    kernels (work on the host, overlapped random numbers) take no time of the device.
+    """
+    together = np.maximum(compute, memory)
+    if not bound:
+        together = np.where(table.product[3] > 0, knee(compute, memory, profile.knee), together)
+    return np.where(free, 0.0, np.where(link > 0, link, fixed + together))
 
 
 def _joules(table: KernelTable, machine: Machine, profile: Profile, policy: Policy, moved: Traffic) -> Any:
@@ -97,20 +149,19 @@ def host_costs(table: KernelTable, machine: Machine, profile: Profile, policy: P
     eager: a cost per operator kind, more in autograd. graph: one replay a step. compiled: one cheap call per kernel,
     or one executable a step where the stack traces. persistent: nothing.
     """
-    given = table.seconds
-    if fidelity == "roofline":
-        return given
-    first = np.zeros(len(table))
-    first[:1] = 1.0
-    speed = machine.host.speed
-    if policy.execution == "persistent" or machine.features.resident_loop:
-        return given
+    given = table.rows.seconds
+    replay = np.zeros(len(table))
+    replay[:1] = machine.launch.replay
+    if fidelity == "roofline" or policy.execution == "persistent" or machine.features.resident_loop:
+        return given[table.order]
     if policy.execution == "graph" or (policy.execution == "compiled" and profile.traces):
-        return given + machine.launch.replay * first
-    issued = table.category != HOST
+        return given[table.order] + replay
+    speed = machine.host.speed
+    rows = table.rows
     if policy.execution == "compiled":
-        return given + np.where(issued, profile.compiled_cost * speed, 0.0)
-    cost = np.array([profile.host_cost.get(c, 0.0) for c in CATEGORIES])[table.category]
-    back = np.isin(table.phase, [PHASES.index("backward-input"), PHASES.index("backward-weight")])
-    cost = given + cost * speed * np.where(back, profile.backward, 1.0)
-    return cost + machine.launch.replay * first if profile.traces else cost
+        issued = np.where(rows.category != HOST, profile.compiled_cost * speed, 0.0)
+        return (given + issued)[table.order]
+    cost = np.array([profile.host_cost.get(c, 0.0) for c in CATEGORIES])[rows.category]
+    back = (rows.phase == PHASES.index("backward-input")) | (rows.phase == PHASES.index("backward-weight"))
+    each = (given + cost * speed * np.where(back, profile.backward, 1.0))[table.order]
+    return each + replay if profile.traces else each

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from ebmsim.errors import Problem, SpecError
 from ebmsim.graph.compose import check_workload
+from ebmsim.graph.nodes import check_nodes
 from ebmsim.graph.taxonomy import derive
 from ebmsim.spec.located import load_document
-from ebmsim.spec.workload import Workload, parse_workload, settle
+from ebmsim.spec.workload import Workload, check_rules, parse_workload, readable, settle
 
 
 def check_file(file: str) -> list[Problem]:
@@ -14,11 +15,19 @@ def check_file(file: str) -> list[Problem]:
     try:
         document = load_document(file)
         if "components" in document.data or "sampler" in document.data:
-            parsed = parse_workload(document)
-            problems = []
+            problems: list[Problem] = []
+            try:
+                parsed = parse_workload(document)
+            except SpecError as error:
+                partial = readable(document)
+                more = [*error.problems, *check_rules(document, partial), *check_nodes(document, partial)]
+                return list(dict.fromkeys(more))
             for preset in ["", *[p for p in parsed.presets if p != "default"]]:
-                workload = settle(document, parsed, preset)
-                found = check_workload(workload) or (check_tags(workload) if not preset else [])
+                try:
+                    workload = settle(document, parsed, preset)
+                    found = check_workload(workload) or (check_tags(workload) if not preset else [])
+                except SpecError as error:
+                    found = list(error.problems)
                 problems += [p for p in found if p not in problems]
             return problems
         if "host_cost" in document.data:
@@ -26,8 +35,11 @@ def check_file(file: str) -> list[Problem]:
 
             parse_profile(document)
         else:
-            from ebmsim.spec.hardware import parse_hardware
+            from ebmsim.spec.hardware import HardwareSpec, parse_hardware
 
+            if not document.data.keys() & HardwareSpec.model_fields.keys() - {"name", "title", "notes"}:
+                hint = "a workload has components and a sampler, a device units and memory, a profile host_cost"
+                return [document.problem((), "neither a workload, nor hardware, nor a software profile", hint)]
             parse_hardware(document)
     except SpecError as error:
         return list(error.problems)

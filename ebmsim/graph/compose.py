@@ -15,6 +15,11 @@ from ebmsim.spec.workload import Component, Workload, sampler_program
 
 Scope = dict[str, int]
 
+# What a file may ask for; beyond it, it is a mistake and would not end in reasonable time.
+_MOST_NODES = 200_000
+_MOST_INSTANCES = 4096
+_LARGEST_TENSOR = 10**15
+
 
 class Section(NamedTuple):
     """A run of nodes executed `repeat` times in one inference. label: once | step."""
@@ -47,6 +52,7 @@ class Composer:
         self.outside: dict[str, list[int]] = {}
         self.sections: list[Section] = []
         self._mark = 0
+        self._visited = 0
         self.sample, shape = next(iter(self.file.sampler.sample.items()))
         self.sample_shape = tuple(self._int(s, ("sampler", "sample", self.sample)) for s in shape)
 
@@ -68,6 +74,19 @@ class Composer:
         if isinstance(value, (bool, str)) or value != int(value) or value < 0:
             raise self.refuse(path, f"expected a whole number, found {value!r}")
         return int(value)
+
+    def condition(self, given: Any, path: Path, values: Mapping[str, Any] | None = None) -> bool:
+        """A condition decided. Raises SpecError."""
+        value = self.value(given, path, values)
+        if not isinstance(value, bool):
+            raise self.refuse(path, f"expected true or false, found {value!r}")
+        return value
+
+    def _visit(self, path: Path) -> None:
+        """Account for one more node or turn of a loop."""
+        self._visited += 1
+        if self._visited > _MOST_NODES:
+            raise self.refuse(path, f"the workload has more than {_MOST_NODES} nodes")
 
     # --- sections -----------------------------------------------------------------------------------------------
 
@@ -93,7 +112,8 @@ class Composer:
         counts: dict[str, int] = {}
         for index, node in enumerate(nodes):
             at = (*path, index)
-            if "when" in node and not self.value(node["when"], (*at, "when"), values):
+            self._visit(at)
+            if "when" in node and not self.condition(node["when"], (*at, "when"), values):
                 continue
             kind = str(node.get("op") or node.get("use"))
             counts[kind] = counts.get(kind, 0) + 1
@@ -140,6 +160,10 @@ class Composer:
         arguments = {k: v for k, v in block.arguments.items() if v is not None}
         arguments |= {k: self.value(v, (*at, "with", k), values) for k, v in (node.get("with") or {}).items()}
         times = self.value(node.get("repeat", 1), (*at, "repeat"), values)
+        if isinstance(times, (bool, str)) or times != int(times) or times < 0:
+            raise self.refuse((*at, "repeat"), f"expected a whole number, found {times!r}")
+        if times > _MOST_NODES:
+            raise self.refuse((*at, "repeat"), f"expected at most {_MOST_NODES}, found {times}")
         result = inputs[0]
         for turn in range(int(times)):
             inner: Scope = dict(zip(block.inputs, [result, *inputs[1:]], strict=True))
@@ -213,11 +237,16 @@ class Composer:
             phase = self._phase(node, operator.category)
             with self.b.at(phase=phase):
                 output = self.b.emit_all(op, (*inputs, *weights), owner, **kept)[0]
+            if tensors[output].elements > _LARGEST_TENSOR:
+                raise self.refuse(at, f"expected at most 1e15 elements, found {tensors[output].elements:.3g}")
             if operator.category == "rng":
                 tensors[output] = tensors[output]._replace(chain_axis=True)
             return output
         except ShapeError as error:
             raise self.refuse(at, f"{op}: {error}") from None
+        except IndexError:
+            shown = " and ".join(str(list(tensors[i].shape)) for i in inputs)
+            raise self.refuse(at, f"{op}: expected inputs of more axes, found {shown}") from None
 
     def _phase(self, node: Mapping[str, Any], category: str) -> str:
         if "phase" in node:
@@ -238,15 +267,19 @@ class Composer:
 
     def instances(self, name: str, component: Component) -> int:
         """How many instances of a component run; 0 when its condition does not hold."""
-        if not self.value(component.when, ("components", name, "when")):
+        if not self.condition(component.when, ("components", name, "when")):
             return 0
-        return self._int(component.instances, ("components", name, "instances"))
+        path = ("components", name, "instances")
+        count = self._int(component.instances, path)
+        if count > _MOST_INSTANCES:
+            raise self.refuse(path, f"expected at most {_MOST_INSTANCES} instances, found {count}")
+        return count
 
     def prepare(self) -> None:
         """Inputs copied from the host and components that run once: the beginning of an inference."""
         with self.b.at(phase="once", branch=""):
             for name, spec in self.file.inputs.items():
-                if not self.value(spec.when, ("inputs", name, "when")):
+                if not self.condition(spec.when, ("inputs", name, "when")):
                     continue
                 shape = tuple(self._int(s, ("inputs", name, "shape")) for s in spec.shape)
                 full = (self.chains, *shape) if spec.chain_axis else shape
@@ -304,7 +337,7 @@ class Composer:
     def _absent(self, source: str) -> bool:
         """Whether a source is declared but its condition does not hold; nodes that read it must not run either."""
         for kind, declared in (("inputs", self.file.inputs), ("components", self.file.components)):
-            if source in declared and not self.value(declared[source].when, (kind, source, "when")):
+            if source in declared and not self.condition(declared[source].when, (kind, source, "when")):
                 return True
         return False
 
@@ -350,7 +383,10 @@ class Composer:
                 raise self.refuse(("components",), "expected at least one component with role energy or score")
             total = outputs[0]
             for other in outputs[1:]:
-                total = self.b.emit("add", total, other, name="energy")
+                try:
+                    total = self.b.emit("add", total, other, name="energy")
+                except ShapeError as error:
+                    raise self.refuse(("components",), f"the components' outputs do not add up: {error}") from None
         return total
 
     def gradient(self, sample: int) -> tuple[int, int]:
@@ -380,6 +416,7 @@ class Composer:
                         with self.b.at(phase="forward"):
                             self.run("every-step", scope[self.sample])
                     for _ in range(count if in_step else 1):
+                        self._visit(at)
                         self.walk(node["do"], (*at, "do"), scope, repeat, True)
                     if not in_step:
                         steps += count * repeat
@@ -415,6 +452,9 @@ class Composer:
         scope: Scope = {self.sample: start, **{k: v[0] for k, v in self.outside.items() if v}}
         steps = self.walk(nodes, path, scope, 1, False)
         self.close("once", 1)
+        shapes = [list(self.b.shape(t)[1:]) for t in (start, scope[self.sample])]
+        if shapes[0] != shapes[1]:
+            raise self.refuse(path, f"expected {self.sample} to keep the shape {shapes[0]}, found {shapes[1]}")
         wanted = self.workload.setting("steps")
         if steps != wanted:
             raise self.refuse(path, f"expected loops labelled step to run steps = {wanted} times in all, found {steps}")

@@ -20,6 +20,7 @@ USE_KEYS = ("use", "name", "inputs", "with", "repeat", "when")
 EVALUATE_KEYS = ("evaluate", "at", "name", "energy", "phase")
 LOOP_KEYS = ("loop", "label", "do")
 PHASES = ("rng", "update", "accept", "host")
+_MOMENTS = {"once": 0, "every-step": 1, "every-evaluation": 2, "training": 3}
 # Tensors that hold learned or fixed values of their own, beside the operators.
 HELD = {
     "parameter": {"shape": Attribute("ints", required=True, text="shape of the learned tensor")},
@@ -41,29 +42,108 @@ def check_nodes(document: Document, file: WorkloadFile) -> list[Problem]:
     """Everything wrong with the nodes that can be seen without values: operators, attributes, names."""
     problems: list[Problem] = []
     known = set(file.parameters)
+    for name, given in file.inputs.items():
+        problems += _names(document, ("inputs", name, "shape"), given.shape, known, several=True)
+        problems += _names(document, ("inputs", name, "when"), given.when, known)
     for name, block in file.blocks.items():
         problems += _check(document, file, block.nodes, ("blocks", name, "nodes"), known | set(block.arguments))
+    problems += _recursion(document, file)
     for name, component in file.components.items():
         problems += _check(document, file, component.nodes, ("components", name, "nodes"), known | {"instance"})
         for field in ("instances", "rows", "when", "unused_parameters"):
             problems += _names(document, ("components", name, field), getattr(component, field), known)
-    program, path = sampler_program(file)
-    problems += _check(document, file, program, path, known, program=True)
+    if file.sampler.sample:
+        problems += _wiring(document, file)
+    for name, shape in file.sampler.sample.items():
+        problems += _names(document, ("sampler", "sample", name), shape, known, several=True)
+    if file.training is not None:
+        problems += _names(document, ("training", "buffer"), file.training.buffer, known)
+    if file.sampler.program is not None or (file.sampler.preset is not None and file.sampler.sample):
+        program, path = sampler_program(file)
+        problems += _check(document, file, program, path, known, program=True)
     return problems
 
 
-def _names(document: Document, path: Path, value: Any, known: set[str]) -> Iterator[Problem]:
-    for item in value if isinstance(value, list) else [value]:
-        if isinstance(item, (dict, list)) or item is None:
-            yield document.problem(path, f"expected a number or an expression, found {_kind(item)}")
+def _recursion(document: Document, file: WorkloadFile) -> Iterator[Problem]:
+    """Blocks that use themselves, directly or through others: one problem per ring."""
+    uses = {
+        name: [(i, str(n["use"])) for i, n in enumerate(block.nodes) if n.get("use") in list(file.blocks)]
+        for name, block in file.blocks.items()
+    }
+    for start, index, ring in _rings(uses):
+        message = f"block {start} uses itself: {' -> '.join(ring)}"
+        yield document.problem(("blocks", start, "nodes", index, "use"), message)
+
+
+def _wiring(document: Document, file: WorkloadFile) -> Iterator[Problem]:
+    """Component inputs that nothing gives, or that come from a component that has not run."""
+    order = list(file.components)
+    known = [*file.sampler.sample, *file.inputs, *order]
+    reads = {
+        name: [(local, source) for local, source in component.inputs.items() if source in file.components]
+        for name, component in file.components.items()
+    }
+    in_ring = set()
+    for start, local, ring in _rings(reads):
+        in_ring |= set(ring)
+        message = f"component {start} reads itself" if len(ring) == 2 else f"components in a ring: {' -> '.join(ring)}"
+        yield document.problem(("components", start, "inputs", local), message)
+    for name, component in file.components.items():
+        if component.role != "encoder" and component.runs not in ("every-evaluation", "training"):
+            message = f"expected runs every-evaluation or training of a component with role {component.role}"
+            yield document.problem(("components", name, "runs"), f"{message}, found {component.runs}")
+        for local, source in component.inputs.items():
+            at = ("components", name, "inputs", local)
+            if source not in known:
+                yield document.problem(at, f"no sample, input or component '{source}'", suggest(source, known))
+            elif source in file.sampler.sample and component.runs == "once":
+                yield document.problem(at, f"component {name} runs once, before there is a sample '{source}'")
+            elif source in file.components and not {name, source} <= in_ring:
+                other = file.components[source]
+                if _MOMENTS[other.runs] > _MOMENTS[component.runs]:
+                    message = f"component {source} runs {other.runs}, after {name}, which runs {component.runs}"
+                    yield document.problem(at, message)
+                elif order.index(source) > order.index(name):
+                    message = f"component {source} stands after {name}, which reads it"
+                    yield document.problem(at, message, f"put {source} before {name}")
+
+
+def _rings(edges: Mapping[str, Sequence[tuple[Any, str]]]) -> Iterator[tuple[str, Any, list[str]]]:
+    """Rings among names: a name, the label of the edge it starts with, and the names around to itself."""
+    done: set[str] = set()
+    for start in edges:
+        came: dict[str, str] = {}
+        stack = [start] if start not in done else []
+        while stack:
+            name = stack.pop()
+            for _, target in edges[name]:
+                if target not in came:
+                    came[target] = name
+                    stack.append(target)
+        if start not in came:
             continue
-        try:
-            missing = free_names(item) - known
-        except ExpressionError as error:
-            yield document.problem(path, str(error), error.hint)
-            continue
-        for name in sorted(missing):
-            yield document.problem(path, f"unknown name '{name}'", suggest(name, known))
+        ring = [start]
+        while len(ring) == 1 or ring[0] != start:
+            ring.insert(0, came[ring[0]])
+        done |= set(came)
+        yield start, next(label for label, target in edges[start] if target == ring[1]), ring
+
+
+def _names(document: Document, path: Path, value: Any, known: set[str], several: bool = False) -> Iterator[Problem]:
+    if several and isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from _names(document, (*path, index), item, known)
+        return
+    if isinstance(value, (dict, list)) or value is None:
+        yield document.problem(path, f"expected a number or an expression, found {_kind(value)}")
+        return
+    try:
+        missing = free_names(value) - known
+    except ExpressionError as error:
+        yield document.problem(path, str(error), error.hint)
+        return
+    for name in sorted(missing):
+        yield document.problem(path, f"unknown name '{name}'", suggest(name, known))
 
 
 def _kind(item: object) -> str:
@@ -85,17 +165,48 @@ def _check(
             yield from _unknown_keys(document, at, node, LOOP_KEYS)
             yield from _names(document, (*at, "loop"), node["loop"], known)
             if node.get("label", "step") != "step":
-                yield document.problem((*at, "label"), f"expected the label step, found {node['label']!r}")
-            yield from _check(document, file, node.get("do") or [], (*at, "do"), known, program)
+                yield document.problem((*at, "label"), f"expected the label step, found {_found(node['label'])}")
+            if isinstance(node.get("do"), list):
+                yield from _check(document, file, node["do"], (*at, "do"), known, program)
+            elif "do" in node:
+                yield document.problem((*at, "do"), f"expected a list of nodes, found {_found(node['do'])}")
+            else:
+                yield document.problem(at, "missing key 'do' of a loop")
         elif program and "evaluate" in node:
             yield from _unknown_keys(document, at, node, EVALUATE_KEYS)
             if node["evaluate"] not in ("gradient", "energy", "score"):
-                message = f"expected one of gradient, energy, score, found {node['evaluate']!r}"
+                message = f"expected one of gradient, energy, score, found {_found(node['evaluate'])}"
                 yield document.problem((*at, "evaluate"), message)
+            yield from _references(document, at, node, ("at", "name", "energy"))
+            yield from _phase(document, at, node)
         elif "use" in node:
             yield from _check_use(document, file, node, at, known)
         else:
             yield from _check_node(document, node, at, known)
+
+
+def _found(value: object) -> str:
+    return _kind(value) if value is None or isinstance(value, (dict, list)) else repr(value)
+
+
+def _references(document: Document, at: Path, node: Mapping[str, Any], keys: Sequence[str]) -> Iterator[Problem]:
+    """Names of nodes that are no text."""
+    for key in keys:
+        if key in node and not (isinstance(node[key], str) and node[key]):
+            yield document.problem((*at, key), f"expected a name, found {_found(node[key])}")
+    given = node.get("inputs")
+    if isinstance(given, list):
+        for index, name in enumerate(given):
+            if not isinstance(name, str):
+                yield document.problem((*at, "inputs", index), f"expected a name, found {_found(name)}")
+    elif "inputs" in node and not isinstance(given, str):
+        yield document.problem((*at, "inputs"), f"expected a list of names, found {_found(given)}")
+
+
+def _phase(document: Document, at: Path, node: Mapping[str, Any]) -> Iterator[Problem]:
+    if "phase" in node and node["phase"] not in PHASES:
+        message = f"expected one of {', '.join(PHASES)}, found {_found(node['phase'])}"
+        yield document.problem((*at, "phase"), message)
 
 
 def _unknown_keys(document: Document, at: Path, node: Mapping[str, Any], keys: Sequence[str]) -> Iterator[Problem]:
@@ -108,11 +219,20 @@ def _check_use(
     document: Document, file: WorkloadFile, node: Mapping[str, Any], at: Path, known: set[str]
 ) -> Iterator[Problem]:
     yield from _unknown_keys(document, at, node, USE_KEYS)
-    block = file.blocks.get(str(node["use"]))
+    yield from _references(document, at, node, ("name",))
+    for key in ("when", "repeat"):
+        if key in node:
+            yield from _names(document, (*at, key), node[key], known)
+    used = node["use"]
+    block = file.blocks.get(used) if isinstance(used, str) else None
     if block is None:
-        yield document.problem((*at, "use"), f"unknown block '{node['use']}'", suggest(str(node["use"]), file.blocks))
+        message = f"unknown block '{used}'" if isinstance(used, str) else f"expected a block, found {_found(used)}"
+        yield document.problem((*at, "use"), message, suggest(str(used), file.blocks))
         return
-    given = node.get("with") or {}
+    given = node.get("with", {})
+    if not isinstance(given, dict):
+        yield document.problem((*at, "with"), f"expected arguments such as {{c: 64}}, found {_found(given)}")
+        return
     for key, value in given.items():
         if key not in block.arguments:
             hint = suggest(key, block.arguments)
@@ -126,7 +246,13 @@ def _check_use(
 def _check_node(document: Document, node: Mapping[str, Any], at: Path, known: set[str]) -> Iterator[Problem]:
     op = node.get("op")
     if not isinstance(op, str):
-        yield document.problem(at, "missing key 'op'")
+        if "op" in node:
+            yield document.problem((*at, "op"), f"expected an operator, found {_found(op)}")
+        elif "loop" in node or "evaluate" in node:
+            key = "loop" if "loop" in node else "evaluate"
+            yield document.problem((*at, key), f"'{key}' is of the sampler's program only", "", True)
+        else:
+            yield document.problem(at, "missing key 'op'", "a node has an operator (op) or uses a block (use)")
         return
     if op not in HELD and (op not in OPERATORS or not OPERATORS[op].public):
         names = [o.name for o in public_operators()] + list(HELD)
@@ -141,16 +267,15 @@ def _check_node(document: Document, node: Mapping[str, Any], at: Path, known: se
             hint = suggest(key, table) or f"{op} takes {takes}"
             yield document.problem((*at, key), f"unknown attribute '{key}' of {op}", hint, True)
         elif table[key].kind != "choice":
-            yield from _names(document, (*at, key), value, known)
+            yield from _names(document, (*at, key), value, known, several=table[key].kind in ("ints", "axes"))
         elif value not in table[key].choices:
-            message = f"expected one of {', '.join(table[key].choices)}, found {value!r}"
+            message = f"expected one of {', '.join(table[key].choices)}, found {_found(value)}"
             yield document.problem((*at, key), message)
     for key, attribute in table.items():
         if attribute.required and key not in node:
             yield document.problem(at, f"missing attribute '{key}' of {op}")
-    if "phase" in node and node["phase"] not in PHASES:
-        message = f"expected one of {', '.join(PHASES)}, found {node['phase']!r}"
-        yield document.problem((*at, "phase"), message)
+    yield from _references(document, at, node, ("name", "weight"))
+    yield from _phase(document, at, node)
     yield from _names(document, (*at, "when"), node.get("when", True), known)
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ebmsim.cost.compute import dtypes, product_options, product_rate, vector_rate
+from ebmsim.cost.compute import dtypes, product_rate, product_ways, vector_rate
 from ebmsim.cost.machine import machine_of
 from ebmsim.errors import Problem, SpecError, suggest
 from ebmsim.graph.lower import CATEGORIES, PHASES
@@ -21,6 +21,8 @@ def print_kernels(e: Estimate) -> None:
     from ebmsim.report.table import console, plain_table, seconds, share
 
     table = plain_table("kernel", "phase", "operator", "FLOPs", "bytes", "time", "of step", "bound by")
+    for column in table.columns:
+        column.no_wrap = True
     for row in e.to_rows():
         table.add_row(
             row["kernel"],
@@ -32,8 +34,9 @@ def print_kernels(e: Estimate) -> None:
             share(row["seconds"] / e.timing.seconds),
             row["bound"],
         )
-    console().print(table)
-    console().print("name a kernel to see its time derived", highlight=False)
+    out = console(width=160)
+    out.print(table)
+    out.print("name a kernel to see its time derived", highlight=False)
 
 
 def explain_kernel(e: Estimate, name: str) -> str:
@@ -81,11 +84,11 @@ def _compute(e: Estimate, i: int) -> list[str]:
         names = dtypes(e.profile, machine, e.policy)
         dtype = names.get(int(t.category[i]), "")
         rate = float(np.broadcast_to(product_rate(t, machine, names), len(t))[i])
-        options = list(product_options(t, machine, e.profile, e.policy))
-        best = options[int(costs.compute.option[i])]
+        ways = product_ways(t, machine, e.profile, e.policy)
+        best = int(costs.compute.option[i])
         lines.append(f"  compute   {dtype} at {rate:,.1f} FLOPs per unit and cycle, {units}")
-        lines.append(f"            best of {len(options)} ways: {best.name}")
-        first, second, math, moved = (np.broadcast_to(v, len(t))[i] for v in best.detail)
+        lines.append(f"            best of {len(ways.names)} ways: {ways.names[best]}")
+        first, second, math, moved = (_at(v, best, i) for v in ways.detail)
         if machine.organisation == "systolic":
             lines.append(
                 f"            {_n(first)} folds, {_n(second)} on each array, one streamed vector a cycle: {_s(math)}"
@@ -101,6 +104,12 @@ def _compute(e: Estimate, i: int) -> list[str]:
         )
     lines.append(f"            = {_s(costs.compute.seconds[i])}")
     return lines
+
+
+def _at(values: Any, way: int, kernel: int) -> float:
+    """One entry of a detail; a way beyond the tiles is derived from the first."""
+    row = values[way if way < len(values) else 0]
+    return float(row[kernel] if np.ndim(row) and row.shape[-1] > 1 else np.ravel(row)[0])
 
 
 def _memory(e: Estimate, i: int) -> list[str]:

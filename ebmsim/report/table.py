@@ -28,10 +28,10 @@ _PHASES = (
 )
 
 
-def console() -> Console:
-    """The console on stdout; as wide as a table needs where the output is not a terminal."""
+def console(width: int = 120) -> Console:
+    """The console on stdout; `width` columns where the output is not a terminal."""
     plain = Console()
-    return plain if plain.is_terminal else Console(width=120)
+    return plain if plain.is_terminal else Console(width=width)
 
 
 def seconds(value: float | None) -> str:

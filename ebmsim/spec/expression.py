@@ -46,6 +46,8 @@ def evaluate(text: Expression, names: _Names) -> int | float | bool | str:
         if text in names:
             return _checked(names[text], text)
         return _compiled(text)(names)
+    if not isinstance(text, (int, float)):
+        raise ExpressionError(f"expected a number or an expression, found a {type(text).__name__}")
     if -_LIMIT <= text <= _LIMIT:
         return text
     raise ExpressionError("expected a finite number of at most 1e18")

@@ -29,6 +29,12 @@ def located(document: Document, error: ValidationError, model: type[BaseModel]) 
     seen: set[tuple[Any, ...]] = set()
     for item in error.errors(include_url=False):
         path = tuple(item["loc"])
+        # Parameter | number | text: a mapping is meant as the first, all else as one of the others.
+        if path[-1:] in (("int",), ("float",), ("bool",), ("str",)) and isinstance(item["input"], dict):
+            if len(path) > 2 and path[0] == "parameters":
+                continue
+        elif path[-1:] == ("Parameter",):
+            continue
         # A union of scalars gives one error per branch: say it once.
         place = tuple(p for p in path if not (isinstance(p, str) and p in ("int", "float", "bool", "str", "Parameter")))
         if place in seen:

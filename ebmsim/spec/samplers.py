@@ -132,3 +132,11 @@ PRESETS: dict[str, Callable[[Any], Program]] = {
     "mala": mala,
     "hmc": hmc,
 }
+# The constants each takes.
+PRESET_SETTINGS: dict[str, tuple[str, ...]] = {
+    "langevin": ("step_size", "noise"),
+    "gradient-descent": ("step_size",),
+    "annealed-langevin": ("step_size", "noise", "levels"),
+    "mala": ("step_size", "noise"),
+    "hmc": ("step_size", "leapfrog"),
+}

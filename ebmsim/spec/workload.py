@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ebmsim.errors import Problem, SpecError, suggest
-from ebmsim.spec.expression import ExpressionError, evaluate
+from ebmsim.spec.expression import ExpressionError, evaluate, free_names
 from ebmsim.spec.located import Document
 from ebmsim.spec.problems import located
-from ebmsim.spec.samplers import PRESETS
+from ebmsim.spec.samplers import PRESET_SETTINGS, PRESETS
 
 Value = int | float | bool | str
 Expr = int | float | bool | str
 
 COMPOSITIONALITY = ("mono", "homo-ds", "homo-dw", "hetero")
 DEPENDENCY = ("sequential", "fully-parallel", "mixed-parallel")
+_STAND_IN = {"op": "copy"}
 SETTINGS = ("chains", "steps", "training_steps", "training_batch", "iterations")
 
 
@@ -161,7 +163,7 @@ class Workload:
     def with_parameters(self, **values: Value) -> Workload:
         """The same workload with other values. Raises SpecError for an unknown name or a value that is refused."""
         merged = dict(self.parameters) | values
-        problems = _check_values(self.document, self.file, merged, ())
+        problems = _check_values(self.document, self.file, merged, {})
         if problems:
             raise SpecError(problems)
         return replace(self, parameters=merged)
@@ -173,21 +175,67 @@ def parse_workload(document: Document) -> WorkloadFile:
         file = WorkloadFile.model_validate(document.data)
     except ValidationError as error:
         raise SpecError(located(document, error, WorkloadFile)) from None
-    problems = []
-    if (file.sampler.preset is None) == (file.sampler.program is None):
-        problems.append(document.problem(("sampler",), "expected either a preset or a program"))
-    for name in ("chains", "steps"):
-        if name not in file.parameters:
-            problems.append(document.problem(("parameters",), f"missing parameter '{name}'"))
-    for name, preset in file.presets.items():
-        problems += [
-            document.problem(("presets", name, key), f"unknown parameter '{key}'", suggest(key, file.parameters), True)
-            for key in preset
-            if key not in file.parameters
-        ]
+    problems = list(check_rules(document, file))
     if problems:
         raise SpecError(problems)
     return file
+
+
+def readable(document: Document) -> WorkloadFile:
+    """What can be read of a file that the grammar refuses, to look for more problems in it. Raises nothing."""
+    data = document.data
+    parts: dict[str, Any] = {}
+    for key, model in (("inputs", Input), ("blocks", Block), ("components", Component)):
+        section = data.get(key)
+        parts[key] = {n: _readable(model, v) for n, v in section.items()} if isinstance(section, dict) else {}
+    for key in ("parameters", "presets"):
+        section = data.get(key)
+        parts[key] = section if isinstance(section, dict) else {}
+    parts["presets"] = {name: preset for name, preset in parts["presets"].items() if isinstance(preset, dict)}
+    parts["sampler"] = _readable(Sampler, data.get("sampler"))
+    return WorkloadFile.model_construct(**parts)
+
+
+def _readable(model: type[BaseModel], value: Any) -> Any:
+    """The fields of a model that are good; what stands in for the others raises no problem of its own."""
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        bad = {item["loc"][0] for item in error.errors() if item["loc"]}
+    given = value if isinstance(value, dict) else {}
+    good: dict[str, Any] = {"role": "encoder", "inputs": {}, "sample": {}, "nodes": [_STAND_IN]}
+    good = {key: value for key, value in good.items() if key in model.model_fields}
+    good |= {key: item for key, item in given.items() if key in model.model_fields and key not in bad}
+    if "nodes" in bad and isinstance(given.get("nodes"), list):
+        good["nodes"] = [node if isinstance(node, dict) else _STAND_IN for node in given["nodes"]]
+    if "inputs" in bad and model is Block:
+        good["inputs"] = ["x"]
+    return model.model_construct(**good)
+
+
+def check_rules(document: Document, file: WorkloadFile) -> Iterator[Problem]:
+    """What the grammar cannot say: rules between the sections of a file."""
+    sampler = file.sampler
+    written = document.data.get("sampler")
+    given: Mapping[str, Any] = written if isinstance(written, dict) else {}
+    if "sampler" in document.data and ("preset" in given) == ("program" in given):
+        yield document.problem(("sampler",), "expected either a preset or a program")
+    if len(sampler.sample) > 1 or given.get("sample") == {}:
+        yield document.problem(("sampler", "sample"), f"expected one sample, found {len(sampler.sample)}")
+    known = PRESET_SETTINGS[sampler.preset] if sampler.preset else ()
+    for name in sampler.settings:
+        if name not in known and (sampler.preset or "preset" not in given):
+            of = f"sampler {sampler.preset}" if sampler.preset else "a sampler with a program"
+            path = ("sampler", "settings", name)
+            yield document.problem(path, f"unknown setting '{name}' of {of}", suggest(name, known), True)
+    for name in ("chains", "steps"):
+        if name not in file.parameters and "parameters" in document.data:
+            yield document.problem(("parameters",), f"missing parameter '{name}'")
+    for name, preset in file.presets.items():
+        for key in preset:
+            if key not in file.parameters:
+                path = ("presets", name, key)
+                yield document.problem(path, f"unknown parameter '{key}'", suggest(key, file.parameters), True)
 
 
 def settle(document: Document, file: WorkloadFile, preset: str = "", overrides: Mapping[str, Any] = {}) -> Workload:
@@ -199,50 +247,75 @@ def settle(document: Document, file: WorkloadFile, preset: str = "", overrides: 
     for name, declared in file.parameters.items():
         given[name] = declared.default if isinstance(declared, Parameter) else declared
     given |= file.presets.get(preset or "default", {})
-    given |= overrides
+    given |= {name: value for name, value in overrides.items() if name in file.parameters}
     problems = [
         Problem(f"unknown parameter '{name}' of {file.name}", hint=suggest(name, file.parameters))
         for name in overrides
         if name not in file.parameters
     ]
     values: dict[str, Value] = {}
+    places: dict[str, tuple[str, ...]] = {name: ("parameters", name) for name in file.parameters}
+    places |= {name: ("presets", preset or "default", name) for name in file.presets.get(preset or "default", {})}
+    places |= dict.fromkeys(overrides, ())
     for name, value in given.items():
         parameter = file.parameters.get(name)
         try:
             texts = isinstance(parameter, Parameter) and value in parameter.choices
             values[name] = value if texts else evaluate(value, values)
         except ExpressionError as error:
-            problems.append(document.problem(("parameters", name), str(error), error.hint))
-    problems += _check_values(document, file, values, overrides)
+            message, hint = str(error), error.hint
+            waiting = _mentioned(value) & (given.keys() - values.keys())
+            names = list(given)
+            later = [other for other in waiting if names.index(other) >= names.index(name)]
+            if waiting and not later:
+                continue  # it only follows from a parameter that has no value itself
+            if later:
+                message, hint = f"{name} needs {later[0]}, which has no value yet", "a parameter may use earlier ones"
+            elif message.startswith("unknown name"):
+                hint = suggest(message.split("'")[1], given)
+            problems.append(_placed(document, places[name], f"{name}: {message}", message, hint))
+    problems += _check_values(document, file, values, places)
     if problems:
         raise SpecError(problems)
     return Workload(document, file, preset or "default", values)
 
 
+def _mentioned(value: Value) -> frozenset[str]:
+    try:
+        return free_names(value)
+    except ExpressionError:
+        return frozenset()
+
+
+def _placed(document: Document, path: tuple[str, ...], alone: str, message: str, hint: str = "") -> Problem:
+    """A problem at its place in the file, or in words that stand `alone` when the value came from elsewhere."""
+    return document.problem(path, message, hint) if path else Problem(alone, hint=hint)
+
+
 def _check_values(
-    document: Document, file: WorkloadFile, values: Mapping[str, Value], overridden: Mapping[str, Any] | Sequence[str]
+    document: Document, file: WorkloadFile, values: Mapping[str, Value], places: Mapping[str, tuple[str, ...]]
 ) -> list[Problem]:
     problems = []
     for name, value in values.items():
         parameter = file.parameters.get(name)
-        message, hint = "", ""
+        message = ""
         if parameter is None:
-            message, hint = f"unknown parameter '{name}' of {file.name}", suggest(name, file.parameters)
+            hint = suggest(name, file.parameters)
+            problems.append(Problem(f"unknown parameter '{name}' of {file.name}", hint=hint))
         elif isinstance(parameter, Parameter) and parameter.choices and value not in parameter.choices:
             message = f"expected {name} to be one of {', '.join(map(str, parameter.choices))}, found {value!r}"
         elif name in SETTINGS or not isinstance(value, (bool, str)):
             least = parameter.least if isinstance(parameter, Parameter) and parameter.least is not None else None
-            if name in SETTINGS and (isinstance(value, (bool, str)) or value != int(value)):
+            if isinstance(value, (bool, str)) or not math.isfinite(value):
+                message = f"expected {name} to be a number, found {value!r}"
+            elif name in SETTINGS and value != int(value):
                 message = f"expected {name} to be a whole number, found {value!r}"
             else:
                 bound = least if least is not None else 1 if name in ("chains", "steps", "training_batch") else 0
                 if float(value) < bound:
                     message = f"expected {name} to be at least {bound:g}, found {value!r}"
         if message:
-            where = name in overridden or parameter is None
-            problems.append(
-                Problem(message, hint=hint) if where else document.problem(("parameters", name), message, hint)
-            )
+            problems.append(_placed(document, places.get(name, ()), message, message))
     return problems
 
 

@@ -1,0 +1,1 @@
+"""Many designs at once: the same formulas on arrays."""

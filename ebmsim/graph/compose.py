@@ -415,6 +415,8 @@ class Composer:
                         self.close("once", repeat)
                         with self.b.at(phase="forward"):
                             self.run("every-step", scope[self.sample])
+                    if in_step and count > _MOST_NODES:
+                        raise self.refuse((*at, "loop"), f"expected at most {_MOST_NODES}, found {count}")
                     for _ in range(count if in_step else 1):
                         self._visit(at)
                         self.walk(node["do"], (*at, "do"), scope, repeat, True)

@@ -41,7 +41,8 @@ def public_operators() -> list[Operator]:
 def check_nodes(document: Document, file: WorkloadFile) -> list[Problem]:
     """Everything wrong with the nodes that can be seen without values: operators, attributes, names."""
     problems: list[Problem] = []
-    known = set(file.parameters)
+    # A file without chains or steps is told so once.
+    known = {*file.parameters, "chains", "steps"}
     for name, given in file.inputs.items():
         problems += _names(document, ("inputs", name, "shape"), given.shape, known, several=True)
         problems += _names(document, ("inputs", name, "when"), given.when, known)
@@ -143,7 +144,7 @@ def _names(document: Document, path: Path, value: Any, known: set[str], several:
         yield document.problem(path, str(error), error.hint)
         return
     for name in sorted(missing):
-        yield document.problem(path, f"unknown name '{name}'", suggest(name, known))
+        yield document.problem(path, f"unknown name '{name}'", suggest(name, sorted(known)))
 
 
 def _kind(item: object) -> str:

@@ -40,6 +40,10 @@ def located(document: Document, error: ValidationError, model: type[BaseModel]) 
         if place in seen:
             continue
         seen.add(place)
+        if path[-1:] != place[-1:]:
+            message = f"expected a number or an expression, found {_shown(item['input'])}"
+            problems.append(document.problem(place, message))
+            continue
         problems.append(_problem(document, model, place, item))
     return problems
 

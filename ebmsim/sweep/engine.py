@@ -164,41 +164,56 @@ def totals(rows: KernelTable, costs: Kernels, weights: Any, profile: Profile, bo
     result += alone_c
     for chosen, exponent in ((knee, profile.knee), (other, 0.0)):
         if chosen.any():
-            _add_products(result, compute[..., chosen], memory[..., chosen], weights[chosen], exponent)
+            c, m, w = _merged(compute[..., chosen], memory[..., chosen], weights[chosen])
+            varies = _varying(c) | _varying(m)
+            for mask in np.unique(varies, axis=1).T:
+                mine = (varies == mask[:, None]).all(0)
+                at = tuple(slice(None) if v else slice(0, 1) for v in mask)
+                # Along an axis on which none of these rows varies, one value serves all points.
+                result += _products(c[at][..., mine], m[at][..., mine], w[mine], exponent)
     return result
 
 
-def _add_products(result: Any, compute: Any, memory: Any, weights: Any, exponent: float) -> None:
-    """Add Σ weight × knee(compute, memory) (exponent 0: the larger) to a result, block by block."""
-    compute, memory, weights = _merged(compute, memory, weights)
+def _varying(values: Any) -> Any:
+    """For every axis and row, whether the row's values differ along that axis."""
+    axes = values.ndim - 1
+    found = np.zeros((axes, values.shape[-1]), dtype=np.bool_)
+    for axis in range(axes):
+        if values.shape[axis] > 1:
+            differs = values != values.take([0], axis=axis)
+            found[axis] = differs.reshape(-1, values.shape[-1]).any(0)
+    return found
+
+
+def _products(compute: Any, memory: Any, weights: Any, exponent: float) -> Any:
+    """Σ weight × knee(compute, memory) (exponent 0: the larger) over the axes of both, block by block."""
     if exponent:
         compute, memory = compute**exponent, memory**exponent
     axes = compute.ndim - 1
+    shape = np.broadcast_shapes(compute.shape[:-1], memory.shape[:-1])
+    result = np.empty((*shape, weights.shape[1]))
     outer = [a for a in range(axes) if compute.shape[a] > 1]
-    # Axes that only arithmetic uses are walked; along the others a block holds as many points as fit.
-    walked = np.ndindex(*[result.shape[a] for a in outer])
-    for point in walked:
+    size = max(1, _BLOCK // compute.shape[-1])
+    # The axes of arithmetic are walked; along the others a block holds as many points as stay in a core's cache.
+    for point in np.ndindex(*[shape[a] for a in outer]):
         index: list[Any] = [slice(None)] * axes
         for a, i in zip(outer, point, strict=True):
             index[a] = i
         c = compute[tuple(index[a] if a in outer else 0 for a in range(axes))]
-        m_index = tuple((index[a] if memory.shape[a] > 1 else 0) if a in outer else slice(None) for a in range(axes))
-        m = memory[m_index].reshape(-1, memory.shape[-1])
-        target = result[tuple(index)]
-        block = np.empty((target.size // weights.shape[1], weights.shape[1]))
-        size = max(1, _BLOCK // max(1, len(c)))
+        m = memory[tuple((index[a] if memory.shape[a] > 1 else 0) if a in outer else slice(None) for a in range(axes))]
+        m = m.reshape(-1, m.shape[-1])
+        block = np.empty((len(m), weights.shape[1]))
         for start in range(0, len(m), size):
-            part = m[start : start + size]
+            joint = m[start : start + size] + c if exponent else np.maximum(m[start : start + size], c)
             if exponent == 4:
-                joint = part + c
                 np.sqrt(joint, out=joint)
                 np.sqrt(joint, out=joint)
             elif exponent:
-                joint = (part + c) ** (1.0 / exponent)
-            else:
-                joint = np.maximum(part, c)
+                joint **= 1.0 / exponent
             block[start : start + size] = joint @ weights
-        target += block.reshape(target.shape)
+        target = result[tuple(index)]
+        target[...] = block.reshape(target.shape)
+    return result
 
 
 def _merged(compute: Any, memory: Any, weights: Any) -> tuple[Any, Any, Any]:

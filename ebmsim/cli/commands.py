@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import click
@@ -71,11 +71,21 @@ def _inputs(workload: str, hw: str, preset: str, settings: tuple[str, ...]) -> t
     return loaded[0], loaded[1]
 
 
-def _estimate(workload: str, hw: str, preset: str, settings: tuple[str, ...], policy: Policy) -> Any:
+def _estimate(workload: str, hw: str, preset: str, settings: tuple[str, ...], policy: Mapping[str, Any]) -> Any:
     from ebmsim.estimation import estimate as run
 
-    loaded = _inputs(workload, hw, preset, settings)
-    return run(*loaded, policy)
+    problems: list[Problem] = []
+    try:
+        how = _policy(**policy)
+    except SpecError as error:
+        problems += error.problems
+    try:
+        loaded = _inputs(workload, hw, preset, settings)
+    except SpecError as error:
+        problems += error.problems
+    if problems:
+        raise SpecError(problems)
+    return run(*loaded, how)
 
 
 @click.command()
@@ -86,7 +96,7 @@ def _estimate(workload: str, hw: str, preset: str, settings: tuple[str, ...], po
 @click.option("--json", "as_json", is_flag=True, help="Every figure as one JSON object, SI units.")
 def estimate(workload: str, hw: str, preset: str, settings: tuple[str, ...], as_json: bool, **policy: Any) -> None:
     """T_samp, T_inf and T_train of WORKLOAD on a device, and why."""
-    found = _estimate(workload, hw, preset, settings, _policy(**policy))
+    found = _estimate(workload, hw, preset, settings, policy)
     if as_json:
         click.echo(json.dumps(found.to_dict(), indent=1, allow_nan=False))
         return
@@ -105,7 +115,7 @@ def explain(workload: str, kernel: str | None, hw: str, preset: str, settings: t
     """Every kernel of a step of WORKLOAD, or the time of KERNEL derived step by step."""
     from ebmsim.report.explain import explain_kernel, print_kernels
 
-    found = _estimate(workload, hw, preset, settings, _policy(**policy))
+    found = _estimate(workload, hw, preset, settings, policy)
     if kernel is None:
         print_kernels(found)
     else:
@@ -145,8 +155,7 @@ def compare(
     **policy: Any,
 ) -> None:
     """A table of WORKLOADS on devices."""
-    chosen = _policy(**policy)
-    found = [_estimate(w, h, preset, settings, chosen) for w in workloads for h in hardware]
+    found = [_estimate(w, h, preset, settings, policy) for w in workloads for h in hardware]
     if as_json:
         click.echo(json.dumps([e.to_dict() for e in found], indent=1, allow_nan=False))
         return

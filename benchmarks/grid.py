@@ -43,9 +43,7 @@ def main(name: str = "ebm_cvr") -> None:
     }
     values = {k: base[k] * np.linspace(low, high, count) for k, (count, low, high) in FACTORS.items()}
     values["units"] = np.round(values["units"])
-    axes = {
-        k: v.reshape(*[-1 if i == j else 1 for j in range(len(values))]) for i, (k, v) in enumerate(values.items())
-    }
+    axes = {k: v.reshape(*[-1 if i == j else 1 for j in range(len(values))]) for i, (k, v) in enumerate(values.items())}
     for _ in range(3):
         start = time.perf_counter()
         grid = evaluate(lowered, machine.swept(**axes), profile, policy)

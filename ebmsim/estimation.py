@@ -15,6 +15,7 @@ from ebmsim import sampling
 from ebmsim.cost.kernels import Kernels, expanded, host_costs, kernel_costs
 from ebmsim.cost.machine import Machine, machine_of
 from ebmsim.cost.schedule import by_phase, first_pass, overlapped, steady_pass, synchronisations
+from ebmsim.errors import Problem, SpecError
 from ebmsim.graph.compose import Composer, Program, compose
 from ebmsim.graph.differentiate import differentiate
 from ebmsim.graph.fuse import fuse
@@ -346,7 +347,13 @@ def estimate(workload: Workload, hardware: Hardware, policy: Policy | None = Non
 
 
 def settled(policy: Policy, hardware: Hardware) -> Policy:
-    """The policy with the hardware's own software profile and fidelity where none is named."""
+    """The policy with the hardware's own software profile and fidelity where none is named.
+
+    Raises SpecError for fidelity `calibrated`: no hardware file carries fitted coefficients yet.
+    """
+    if policy.fidelity == "calibrated":
+        message = f"{hardware.name} carries no calibration, which fidelity calibrated needs"
+        raise SpecError([Problem(message, hint="use analytical or roofline")])
     return replace(policy, software=policy.software or hardware.software, fidelity=policy.fidelity or "analytical")
 
 
@@ -388,8 +395,8 @@ def estimate_lowered(lowered: Lowered, hardware: Hardware, policy: Policy, profi
     if cold.seconds < step.seconds:
         # An empty queue and nothing resident cannot be faster; rounding and overlap with the step before can say so.
         cold = replace(cold, seconds=step.seconds, advance=step.advance)
-    t_once = sum(timed(table, cold=True, steady=False).seconds * repeat for table, repeat in lowered.once)
-    t_once *= lowered.launches
+    outside = [(timed(table, cold=True, steady=False), repeat * lowered.launches) for table, repeat in lowered.once]
+    t_once = sum(timing.seconds * repeat for timing, repeat in outside)
     one = step if lowered.one_chain is lowered.step else timed(lowered.one_chain)
     phases = {k: float(v) for k, v in by_phase(step.table, step.advance).items()}
     launches = lowered.launches
@@ -407,11 +414,10 @@ def estimate_lowered(lowered: Lowered, hardware: Hardware, policy: Policy, profi
     }
     seconds |= _training(lowered, machine, profile, policy, step, one)
     joules = step.joules + machine.power.static * step.seconds
-    t_inf = seconds["t_inf"] or 0.0
+    dynamic = step.joules * steps * launches + sum(timing.joules * repeat for timing, repeat in outside)
     energy = {
         "step_joules": joules,
-        "inference_joules": joules * steps * launches
-        + machine.power.static * (t_inf - step.seconds * steps * launches),
+        "inference_joules": dynamic + machine.power.static * (seconds["t_inf"] or 0.0),
         "mean_power_watts": joules / step.seconds if step.seconds else 0.0,
     }
     return Estimate(
@@ -469,17 +475,20 @@ def _intervals(seconds: Mapping[str, float | None], step: Timing, profile: Profi
 
 
 def _memory(lowered: Lowered, hardware: Hardware) -> dict[str, Any]:
-    """Bytes held at most: weights, what is alive at the fullest moment, in training moments and gradients too."""
+    """Bytes held at most: weights, buffers, sample, inputs and activations; in training the moments too."""
     used, unused = _parameters(lowered)
     e = lowered.step.element_bytes
-    frozen = sum(lowered.program.graph.tensors[t].elements for t in lowered.program.frozen) * e
-    weights = (used + unused) * e
-    inference = weights + frozen + lowered.step.live_bytes
+    graph = lowered.program.graph
+    held = {t for t in lowered.program.weights.values() if graph.tensors[t].role == "buffer"}
+    held |= {t for t, tensor in enumerate(graph.tensors) if tensor.role in ("sample", "input")}
+    fixed = (used + unused + sum(graph.tensors[t].elements for t in held)) * e
+    inference = fixed + lowered.step.live_bytes
     training = None
     if lowered.iteration is not None and lowered.training_step is not None:
-        states = 3 + (1 if lowered.workload.file.training and lowered.workload.file.training.average else 0)
+        # Two moments, and the running average; gradients are alive among the activations.
+        states = 2 + (1 if lowered.workload.file.training and lowered.workload.file.training.average else 0)
         live = max(lowered.iteration.live_bytes, lowered.training_step.live_bytes)
-        training = weights + frozen + states * lowered.trained_bytes + live
+        training = fixed + states * lowered.trained_bytes + live
     capacity = hardware.memory[-1].capacity
     return {
         "inference_bytes": inference,

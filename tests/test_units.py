@@ -111,7 +111,7 @@ BANDWIDTH = "expected a bandwidth such as '1792 GB/s', found "
     ],
 )  # fmt: skip
 def test_refuses(text: object, dimension: str, message: str) -> None:
-    with pytest.raises(ValueError) as caught:
+    with pytest.raises(ValueError, match="expected") as caught:
         parse_quantity(text, dimension)
     assert str(caught.value) == message
 

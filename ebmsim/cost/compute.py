@@ -141,7 +141,8 @@ def _tiles(table: KernelTable, machine: Machine, profile: Profile, rate: Any) ->
     s > 1 parts 2 s m n partial sums of 4 bytes.
     """
     b, m, n, k = table.product
-    axes = max(np.ndim(x) for x in (machine.units, machine.clock, machine.levels[-2].bandwidth, rate))
+    shared = machine.levels[-2:][0]
+    axes = max(np.ndim(x) for x in (machine.units, machine.clock, shared.bandwidth, rate))
     choices = [(t[0], t[1], t[2], s) for t in profile.tiles for s in profile.split_k]
     rows, columns, efficiency, parts = (
         np.array(c, dtype=np.float64).reshape(-1, *[1] * max(axes, 1)) for c in zip(*choices, strict=True)
@@ -151,7 +152,6 @@ def _tiles(table: KernelTable, machine: Machine, profile: Profile, rate: Any) ->
     tiles = b * down * across * parts
     waves = np.ceil(tiles / machine.units)
     math = waves * (2.0 * rows * columns * inner) / (rate * efficiency * machine.clock)
-    shared = machine.levels[-2]
     operands = b * k * (m * across + n * down) * table.element_bytes
     partial = np.where(parts > 1, 8.0 * parts * b * m * n, 0.0)
     moved = (operands + partial) / (shared.bandwidth * shared.efficiency)

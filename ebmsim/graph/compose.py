@@ -377,6 +377,10 @@ class Composer:
     def energy(self, sample: int, phase: str = "forward") -> int:
         """Evaluate every energy component at a sample; the energies are added up."""
         with self.b.at(phase=phase):
+            early = [n for n, c in self.file.components.items() if c.runs == "every-step" and n not in self.outside]
+            if early:
+                # Outside the sampling loop: in training, or the first gradient of a sampler that caches it.
+                self.run("every-step", sample)
             self.run("every-evaluation", sample)
             outputs = [tensor for _, tensor in self.run("every-evaluation", sample, only=("energy", "score"))]
             if not outputs:
@@ -412,6 +416,8 @@ class Composer:
                 labelled = node.get("label") == "step"
                 if labelled or in_step:
                     if not in_step:
+                        if any(section.label == "step" for section in self.sections):
+                            raise self.refuse((*at, "label"), "expected one loop labelled step, found a second one")
                         self.close("once", repeat)
                         with self.b.at(phase="forward"):
                             self.run("every-step", scope[self.sample])

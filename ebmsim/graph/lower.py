@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -211,20 +212,16 @@ class _Lowering:
         return _rounded(distance), _rounded(cold)
 
     def _live(self, accesses: list[tuple[int, int, float, bool]]) -> float:
-        """Peak bytes of activations alive at once: each from its write to its last touch."""
+        """Peak bytes of activations alive at once: each from its write through the last kernel that touches it."""
         end: dict[int, int] = {}
-        for i, (_, tensor, _, _) in enumerate(accesses):
-            end[tensor] = i
-        release: dict[int, float] = {}
-        alive = peak = 0.0
-        for i, (_, tensor, amount, is_write) in enumerate(accesses):
+        for kernel, tensor, _, _ in accesses:
+            end[tensor] = kernel
+        change = [0.0] * (len(self.nodes) + 1)
+        for kernel, tensor, amount, is_write in accesses:
             if is_write:
-                alive += amount
-                peak = max(peak, alive)
-                release[tensor] = amount
-            if end[tensor] == i:
-                alive -= release.pop(tensor, 0.0)
-        return peak
+                change[kernel] += amount
+                change[end[tensor] + 1] -= amount
+        return max(accumulate(change))
 
 
 def _rounded(distances: Sequence[float]) -> Floats:

@@ -261,6 +261,11 @@ def parse_hardware(document: Document) -> engine.Hardware:
         spec = HardwareSpec.model_validate(document.data)
     except ValidationError as error:
         problems += [_located(document, item) for item in error.errors(include_url=False)]
+    else:
+        power = spec.power
+        if power.static >= power.limit:
+            message = f"expected static power below the limit of {power.limit:g} W, found {power.static:g} W"
+            problems.append(document.problem(("power", "static"), message))
     if problems:
         raise SpecError(problems)
     figures = dict(spec)

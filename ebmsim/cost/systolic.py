@@ -12,7 +12,7 @@ def fold_cycles(folds: Any, streamed: Any, rows: int, columns: int, double_buffe
 
     Loading a tile takes `rows` cycles; a vector enters per cycle and the last result leaves rows + columns - 2 cycles
     after the last vector entered. Double-buffered, the next tile loads while vectors stream, so a fold takes
-    max(streamed, rows), the last one only streamed, and load, skew and drain are paid once; otherwise every fold pays them:
+    max(streamed, rows), the last one only streamed; load, skew and drain are paid once. Otherwise every fold pays them:
     folds (2 rows + columns + streamed - 2), SCALE-Sim's count without its missing last cycle.
     """
     if double_buffered:

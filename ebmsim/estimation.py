@@ -365,8 +365,9 @@ def time_table(
     host = host_costs(table, machine, profile, policy, policy.fidelity)
     event = profile.host_cost.get("elementwise", 0.0) * machine.host.speed
     device = np.asarray(each.seconds)[table.order]
-    if policy.streams > 1:
-        device = overlapped(table, expanded(each, table.order), policy.streams, event)
+    streams = min(policy.streams, int(machine.launch.concurrent_kernels))
+    if streams > 1:
+        device = overlapped(table, expanded(each, table.order), streams, event)
     wait = 0.0 if policy.fidelity == "roofline" else machine.host.synchronise
     breaks = synchronisations(table)
     if machine.host.asynchronous:
@@ -377,7 +378,7 @@ def time_table(
     joules = float(np.sum(each.joules[table.order]))
     # Dynamic power above what the limit leaves stretches the step: the device throttles.
     least = joules / (machine.power.limit - machine.power.static)
-    throttled = max(1.0, least / seconds) if seconds > 0 and policy.fidelity != "roofline" else 1.0
+    throttled = max(1.0, least / seconds) if seconds > 0 else 1.0
     return Timing(table, each, host, device, advance * throttled, seconds * throttled, joules, throttled)
 
 

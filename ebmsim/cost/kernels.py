@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ebmsim.cost.compute import CONVOLUTION, MATMUL, Compute, bound_seconds, compute_seconds, dtypes
+from ebmsim.cost.compute import CONVOLUTION, MATMUL, Compute, bound_seconds, compute_seconds, dtypes, saving
 from ebmsim.cost.machine import Machine
 from ebmsim.cost.traffic import Traffic, traffic
 from ebmsim.graph.lower import CATEGORIES, PHASES, KernelTable
@@ -100,7 +100,8 @@ def kernel_costs(
     if machine.features.rng_overlapped:
         free = free | (table.category == RNG)
     seconds = combine(table, compute.seconds, memory, fixed, link, profile, bound, free) if combined else None
-    joules = _joules(table, machine, profile, policy, moved)
+    saved = saving(table, profile) if bound else 1.0
+    joules = _joules(table, machine, profile, policy, moved, saved)
     return Kernels(
         seconds, compute, moved, memory, np.broadcast_to(fixed, (len(table),)), link, joules, free, ~(crosses | free)
     )
@@ -128,15 +129,19 @@ def combine(
     return np.where(free, 0.0, np.where(link > 0, link, fixed + together))
 
 
-def _joules(table: KernelTable, machine: Machine, profile: Profile, policy: Policy, moved: Traffic) -> Any:
-    """FLOPs times energy per FLOP of their arithmetic, plus bytes at each level times its energy per byte."""
+def _joules(table: KernelTable, machine: Machine, profile: Profile, policy: Policy, moved: Traffic, saved: Any) -> Any:
+    """FLOPs times energy per FLOP of their arithmetic, plus bytes at each level times its energy per byte.
+
+    The bound takes the arithmetic that the cheapest algorithm saves; otherwise every product counts as direct, so that
+    no figure of a device that only changes the choice of algorithm can raise the power.
+    """
     energy = machine.power.energy
     plain = energy.get(policy.dtype, energy.get("fp32", 0.0))
     names = dtypes(profile, machine, policy)
     product = np.where(
         table.category == CONVOLUTION, energy.get(names[CONVOLUTION], plain), energy.get(names[MATMUL], plain)
     )
-    joules = table.product_flops * product + (table.flops - table.product_flops + table.special) * plain
+    joules = table.product_flops / saved * product + (table.flops - table.product_flops + table.special) * plain
     per_byte = {level.name: level.energy for level in machine.levels}
     for name, amount in zip(moved.levels, moved.bytes, strict=True):
         joules = joules + amount * per_byte[name]

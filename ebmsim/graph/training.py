@@ -44,10 +44,13 @@ class _Iteration:
     def sample(self, name: str) -> int:
         return self.b.tensor((self.composer.chains, *self.composer.sample_shape), "sample", name)
 
-    def accumulate(self, loss: int, part: str, since: int) -> None:
-        """Gradient of a loss for every trained weight, added to what other terms gave."""
+    def accumulate(self, loss: int, part: str) -> None:
+        """Gradient of a loss for every trained weight, added to what other terms gave.
+
+        From the first node on: an encoder that runs once is behind every term.
+        """
         mark = len(self.b.nodes)
-        found = differentiate(self.b, [loss], self.trained(), phase="backward-weight", since=since)
+        found = differentiate(self.b, [loss], self.trained(), phase="backward-weight")
         with self.b.at(phase="backward-weight"):
             for weight, grad in found.items():
                 held = self.grads.get(weight)
@@ -62,7 +65,7 @@ class _Iteration:
             with self.b.at(phase="forward"):
                 loss = self.b.emit("add", energy, self.b.emit("square", energy))
             self.part(f"forward_{sign}", since)
-            self.accumulate(loss, f"backward_{sign}", since)
+            self.accumulate(loss, f"backward_{sign}")
 
     def differentiable_gradient(self, name: str) -> tuple[int, int, int]:
         """Sample, its input gradient as a graph that is differentiated again, and the first node of it."""
@@ -77,7 +80,7 @@ class _Iteration:
         with self.b.at(phase="forward"):
             loss = self.b.emit("square", self.b.emit("sub", prediction, noise))
         self.part("second_order", since)
-        self.accumulate(loss, "second_order", since)
+        self.accumulate(loss, "second_order")
 
     def kl(self) -> None:
         """The sample moved by one differentiable step, and its energy minimised with the weights of that energy held.
@@ -96,7 +99,7 @@ class _Iteration:
         with self.b.at(phase="forward"):
             inner = self.b.emit("mul", moved, held)
         self.part("second_order", since)
-        self.accumulate(inner, "second_order", since)
+        self.accumulate(inner, "second_order")
 
     def update(self, clip: bool, average: bool) -> None:
         since = len(self.b.nodes)

@@ -77,8 +77,7 @@ def _time(
         seconds = np.maximum(totals(rows, costs, counts[:, None], profile, bound)[..., 0], host.sum())
     else:
         seconds = _from_empty(table, costs, host, breaks, wait, profile, bound)
-    if not bound:
-        seconds = np.maximum(seconds, joules / _flat(machine.power.limit - machine.power.static))
+    seconds = np.maximum(seconds, joules / _flat(machine.power.limit - machine.power.static))
     return seconds, joules
 
 

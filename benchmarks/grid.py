@@ -13,7 +13,8 @@ import numpy as np
 
 import ebmsim
 from ebmsim.cost.machine import machine_of
-from ebmsim.estimation import estimate_lowered, lower_workload, settled
+from ebmsim.estimation import estimate_lowered, settled
+from ebmsim.lowered import lower_workload
 from ebmsim.spec.library import load_profile
 from ebmsim.spec.policy import Policy
 from ebmsim.sweep.engine import evaluate

@@ -12,149 +12,21 @@ from typing import Any
 import numpy as np
 
 from ebmsim import sampling
-from ebmsim.cost.kernels import Kernels, expanded, host_costs, kernel_costs
 from ebmsim.cost.machine import Machine, machine_of
-from ebmsim.cost.schedule import by_phase, first_pass, overlapped, steady_pass, synchronisations
+from ebmsim.cost.schedule import by_phase
 from ebmsim.errors import Problem, SpecError
-from ebmsim.graph.compose import Composer, Program, compose
-from ebmsim.graph.differentiate import differentiate
-from ebmsim.graph.fuse import fuse
-from ebmsim.graph.graph import Graph, Node
-from ebmsim.graph.lower import CATEGORIES, PHASES, KernelTable, lower
-from ebmsim.graph.operators.table import OPERATORS
+from ebmsim.graph.lower import CATEGORIES, PHASES, KernelTable
 from ebmsim.graph.taxonomy import derive
-from ebmsim.graph.training import Iteration, compose_training
 from ebmsim.hardware import Hardware
-from ebmsim.spec.expression import evaluate
+from ebmsim.lowered import Lowered, lower_workload, weight_backward
 from ebmsim.spec.library import load_profile
 from ebmsim.spec.policy import Policy, Profile
 from ebmsim.spec.workload import Workload
+from ebmsim.timing import Timing, time_table
 
 FWD, BWD = PHASES.index("forward"), PHASES.index("backward-input")
 # 80 % of a normal distribution lies within this many standard deviations.
 _EIGHTY = 1.2816
-
-
-@dataclass(frozen=True)
-class Lowered:
-    """A workload as kernel tables: everything an estimate needs of it, once per dtype, fusion and chain mode.
-
-    step: one steady step of one launch. plain: the same without fusion. once: what one inference does outside its
-    steps, with how often. one_chain: the step of a single chain. training_step, iteration: at the training batch.
-    """
-
-    workload: Workload
-    program: Program
-    chains: int
-    launches: int
-    step: KernelTable
-    plain: KernelTable
-    once: tuple[tuple[KernelTable, int], ...]
-    one_chain: KernelTable
-    training_step: KernelTable | None
-    iteration: KernelTable | None
-    parts: Mapping[str, Any]
-    trained_bytes: float
-
-    def buffer_seconds(self, machine: Machine, policy: Policy) -> Any:
-        """Replay buffer per iteration: negatives to the host as bytes and back, the host waiting for the first copy."""
-        training, w = self.workload.file.training, self.workload
-        if training is None or not evaluate(training.buffer, w.parameters) or policy.fidelity == "roofline":
-            return 0.0
-        sample = self.program.graph.tensors[self.program.graph.results[0]]
-        amount = math.prod(sample.shape[1:]) * w.setting("training_batch")
-        return 2 * (machine.host.link_latency + amount / machine.host.link_bandwidth) + machine.host.synchronise
-
-
-def fused(profile: Profile, policy: Policy) -> bool:
-    """Whether operators are fused: always, or in compiled and persistent execution, as the profile says."""
-    return profile.fuses == "always" or (profile.fuses == "compiled" and policy.execution in ("compiled", "persistent"))
-
-
-def lower_workload(workload: Workload, policy: Policy, profile: Profile) -> Lowered:
-    """The kernel tables of a workload. Raises SpecError where its graphs do not fit together."""
-    fuses = fused(profile, policy)
-    chains = workload.setting("chains")
-    sequential = policy.chain_mode == "sequential"
-    rows = 1 if sequential else chains
-    program = compose(workload, rows)
-    step, plain = _step(program, policy.dtype, fuses)
-    once = []
-    for section in program.sections:
-        if section.label == "once":
-            nodes = program.graph.nodes[section.first : section.last]
-            table = lower(program.graph, fuse(program.graph, nodes) if fuses else nodes, policy.dtype)
-            if len(table):
-                once.append((table, section.repeat))
-    single = step if rows == 1 else _step(compose(workload, 1), policy.dtype, fuses)[0]
-    training_step = iteration_table = None
-    parts: dict[str, Any] = {}
-    trained = 0.0
-    batch = workload.setting("training_batch")
-    if workload.file.training is not None:
-        training_step = step if batch == rows else _step(compose(workload, batch), policy.dtype, fuses)[0]
-        iteration = compose_training(workload)
-        iteration_table, parts = _iteration(iteration, policy.dtype, fuses)
-        trained = sum(iteration.graph.tensors[t].elements for t in iteration.weights) * step.element_bytes
-    return Lowered(
-        workload,
-        program,
-        rows,
-        chains if sequential else 1,
-        step,
-        plain,
-        tuple(once),
-        single,
-        training_step,
-        iteration_table,
-        parts,
-        trained,
-    )
-
-
-def _step(program: Program, dtype: str, fuses: bool) -> tuple[KernelTable, KernelTable]:
-    nodes: list[Node] = []
-    for section in program.sections:
-        if section.label == "step":
-            nodes += program.graph.nodes[section.first : section.last]
-    plain = lower(program.graph, nodes, dtype, cyclic=True)
-    return (lower(program.graph, fuse(program.graph, nodes), dtype, cyclic=True) if fuses else plain), plain
-
-
-def _iteration(iteration: Iteration, dtype: str, fuses: bool) -> tuple[KernelTable, dict[str, Any]]:
-    """The iteration's kernels in order, and which of them belong to each part."""
-    graph: Graph = iteration.graph
-    spans = sorted((first, last, name) for name, runs in iteration.parts.items() for first, last in runs)
-    nodes: list[Node] = []
-    parts: dict[str, list[int]] = {}
-    count = 0
-    for first, last, name in spans:
-        run = graph.nodes[first:last]
-        chosen = fuse(graph, run) if fuses else run
-        kernels = sum(OPERATORS[node.op].category != "view" for node in chosen)
-        parts.setdefault(name, []).extend(range(count, count + kernels))
-        nodes += chosen
-        count += kernels
-    return lower(graph, nodes, dtype, cyclic=True), {k: np.array(v, dtype=np.int64) for k, v in parts.items()}
-
-
-@dataclass(frozen=True)
-class Timing:
-    """One step timed: costs of each distinct kernel, advance of the completion time per kernel, and its totals."""
-
-    table: KernelTable
-    each: Kernels
-    host: Any
-    device: Any
-    advance: Any
-    seconds: float
-    joules: float
-    throttled: float
-
-    @cached_property
-    def costs(self) -> Kernels:
-        """Costs of every launch."""
-        return expanded(self.each, self.table.order)
 
 
 @dataclass(frozen=True)
@@ -238,7 +110,7 @@ class Estimate:
         table = self.timing.table
         of = {name: table.phase == PHASES.index(name) for name in PHASES}
         plain = self.lowered.plain
-        backward = _weight_backward(self.workload, self.lowered.chains, self.policy.dtype)
+        backward = weight_backward(self.workload, self.lowered.chains, self.policy.dtype)
         moved = table.read + table.written
         return {
             "flops_fwd": float(table.flops[of["forward"]].sum()),
@@ -256,11 +128,11 @@ class Estimate:
     @cached_property
     def size(self) -> dict[str, float]:
         """Parameters, each distinct weight once; allocated ones include those never used."""
-        used, unused = _parameters(self.lowered)
+        size = self.lowered.size
         return {
-            "parameters": used,
-            "allocated_parameters": used + unused,
-            "parameter_bytes": used * self.timing.table.element_bytes,
+            "parameters": size.parameters,
+            "allocated_parameters": size.parameters + size.unused,
+            "parameter_bytes": size.parameters * self.timing.table.element_bytes,
         }
 
     @cached_property
@@ -355,31 +227,6 @@ def settled(policy: Policy, hardware: Hardware) -> Policy:
         message = f"{hardware.name} carries no calibration, which fidelity calibrated needs"
         raise SpecError([Problem(message, hint="use analytical or roofline")])
     return replace(policy, software=policy.software or hardware.software, fidelity=policy.fidelity or "analytical")
-
-
-def time_table(
-    table: KernelTable, machine: Machine, profile: Profile, policy: Policy, *, cold: bool = False, steady: bool = True
-) -> Timing:
-    """Time one pass over a table: a steady step of a long run, or a pass that starts with an empty queue."""
-    each = kernel_costs(table.rows, machine, profile, policy, policy.fidelity, cold=cold)
-    host = host_costs(table, machine, profile, policy, policy.fidelity)
-    event = profile.host_cost.get("elementwise", 0.0) * machine.host.speed
-    device = np.asarray(each.seconds)[table.order]
-    streams = min(policy.streams, int(machine.launch.concurrent_kernels))
-    if streams > 1:
-        device = overlapped(table, expanded(each, table.order), streams, event)
-    wait = 0.0 if policy.fidelity == "roofline" else machine.host.synchronise
-    breaks = synchronisations(table)
-    if machine.host.asynchronous:
-        advance = (steady_pass if steady else first_pass)(host, device, breaks, wait)
-    else:
-        advance = device + host
-    seconds = float(np.sum(advance))
-    joules = float(np.sum(each.joules[table.order]))
-    # Dynamic power above what the limit leaves stretches the step: the device throttles.
-    least = joules / (machine.power.limit - machine.power.static)
-    throttled = max(1.0, least / seconds) if seconds > 0 else 1.0
-    return Timing(table, each, host, device, advance * throttled, seconds * throttled, joules, throttled)
 
 
 def estimate_lowered(lowered: Lowered, hardware: Hardware, policy: Policy, profile: Profile) -> Estimate:
@@ -477,19 +324,16 @@ def _intervals(seconds: Mapping[str, float | None], step: Timing, profile: Profi
 
 def _memory(lowered: Lowered, hardware: Hardware) -> dict[str, Any]:
     """Bytes held at most: weights, buffers, sample, inputs and activations; in training the moments too."""
-    used, unused = _parameters(lowered)
+    size = lowered.size
     e = lowered.step.element_bytes
-    graph = lowered.program.graph
-    held = {t for t in lowered.program.weights.values() if graph.tensors[t].role == "buffer"}
-    held |= {t for t, tensor in enumerate(graph.tensors) if tensor.role in ("sample", "input")}
-    fixed = (used + unused + sum(graph.tensors[t].elements for t in held)) * e
+    fixed = (size.parameters + size.unused + size.held) * e
     inference = fixed + lowered.step.live_bytes
     training = None
     if lowered.iteration is not None and lowered.training_step is not None:
         # Two moments, and the running average; gradients are alive among the activations.
         states = 2 + (1 if lowered.workload.file.training and lowered.workload.file.training.average else 0)
         live = max(lowered.iteration.live_bytes, lowered.training_step.live_bytes)
-        training = fixed + states * lowered.trained_bytes + live
+        training = fixed + states * size.trained * e + live
     capacity = hardware.memory[-1].capacity
     return {
         "inference_bytes": inference,
@@ -500,70 +344,27 @@ def _memory(lowered: Lowered, hardware: Hardware) -> dict[str, Any]:
     }
 
 
-def _parameters(lowered: Lowered) -> tuple[int, int]:
-    program, w = lowered.program, lowered.workload
-    tensors = program.graph.tensors
-    used = sum(tensors[t].elements for t in program.weights.values() if tensors[t].role == "weight")
-    composer = Composer(w, 1)
-    unused = sum(
-        int(composer.value(c.unused_parameters, ("components", name, "unused_parameters")))
-        for name, c in w.file.components.items()
-        if composer.instances(name, c)
-    )
-    return used, unused
-
-
-def _weight_backward(workload: Workload, chains: int, dtype: str) -> KernelTable:
-    """The kernels of one backward pass to the weights of the energy, the sample not asking for a gradient."""
-    composer = Composer(workload, chains)
-    composer.prepare()
-    sample = composer.b.tensor((chains, *composer.sample_shape), "sample", composer.sample)
-    since = len(composer.b.nodes)
-    energy = composer.energy(sample)
-    mark = len(composer.b.nodes)
-    trained = [t for t in composer.weights.values() if t not in composer.frozen]
-    differentiate(composer.b, [energy], trained, phase="backward-weight", since=since)
-    graph = composer.b.graph()
-    return lower(graph, graph.nodes[mark:], dtype)
-
-
 def _components(e: Estimate) -> list[dict[str, Any]]:
     table, plain = e.timing.table, e.lowered.plain
     bounds = np.array(e.bound_of_kernels())
     advance = np.asarray(e.timing.advance)
     owner = np.array([b.partition("[")[0] for b in table.branches])
-    plain_branch = np.array(plain.branches)
-    tensors = e.lowered.program.graph.tensors
     found = []
-    composer = Composer(e.workload, 1)
-    for name, spec in e.workload.file.components.items():
-        instances = composer.instances(name, spec)
-        if not instances:
-            continue
-        mine = owner == name
-        forward = (plain_branch == f"{name}[0]") & (plain.phase == FWD)
-        once = [t for t, _ in e.lowered.once]
-        flops = float(plain.flops[forward].sum())
-        moved = float((plain.read + plain.written)[forward].sum())
-        for t in once if not forward.any() else []:
-            here = np.array(t.branches) == f"{name}[0]"
-            flops += float(t.flops[here].sum())
-            moved += float((t.read + t.written)[here].sum())
-        own = sum(
-            tensors[t].elements
-            for key, t in e.lowered.program.weights.items()
-            if key.startswith(f"{name}.") and tensors[t].role == "weight"
-        )
+    for c in e.lowered.components:
+        mine = owner == c.name
+        flops, moved = _forward(plain, c.name)
+        for once, _ in e.lowered.once if not moved else ():
+            more, bytes_ = _forward(once, c.name)
+            flops, moved = flops + more, moved + bytes_
         time = {b: float(advance[mine & (bounds == b)].sum()) for b in set(bounds[mine])}
-        # A component without a chain axis is computed once for all chains.
         found.append(
             {
-                "name": name,
-                "instances": instances,
-                "weights": spec.weights,
-                "parameters": own,
-                "parameter_bytes": own * table.element_bytes,
-                "flops_fwd": flops / e.lowered.chains,
+                "name": c.name,
+                "instances": c.instances,
+                "weights": c.weights,
+                "parameters": c.parameters,
+                "parameter_bytes": c.parameters * table.element_bytes,
+                "flops_fwd": c.flops,
                 "intensity": flops / moved if moved else 0.0,
                 "t_fwd": float(advance[mine & (table.phase == FWD)].sum()),
                 "t_bwd_in": float(advance[mine & (table.phase == BWD)].sum()),
@@ -571,3 +372,10 @@ def _components(e: Estimate) -> list[dict[str, Any]]:
             }
         )
     return found
+
+
+def _forward(table: KernelTable, component: str) -> tuple[float, float]:
+    """FLOPs and unfused operator bytes of the first instance of a component, forward or once."""
+    mine = np.array([b == f"{component}[0]" for b in table.branches], dtype=np.bool_)
+    mine &= (table.phase == FWD) | (table.phase == PHASES.index("once"))
+    return float(table.flops[mine].sum()), float((table.read + table.written)[mine].sum())

@@ -374,7 +374,11 @@ class _Builder:
         hint = next((hint for words, hint in _HINTS.items() if words in problem), "")
         # The path of the value being read is a guess at best once the structure is broken.
         self.path = []
-        self.note(f"not valid YAML: {problem}{where}", position, hint)
+        if "nesting depth" in problem:
+            # libyaml from 0.2.6 on gives up by itself, before the events reach us.
+            self.note(f"nested deeper than {_DEEPEST} levels", position)
+        else:
+            self.note(f"not valid YAML: {problem}{where}", position, hint)
 
 
 def _mark(event: Any) -> Mark:

@@ -15,8 +15,8 @@ from ebmsim.cost.kernels import Kernels, combine, host_costs, kernel_costs
 from ebmsim.cost.machine import Machine
 from ebmsim.cost.schedule import synchronisations
 from ebmsim.errors import EbmsimError
-from ebmsim.estimation import Lowered
 from ebmsim.graph.lower import KernelTable
+from ebmsim.lowered import Lowered
 from ebmsim.spec.policy import Policy, Profile
 
 # Elements of one block: a few such arrays stay in a core's own cache.

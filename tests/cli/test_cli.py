@@ -15,8 +15,9 @@ import pytest
 
 import ebmsim
 from ebmsim.cli.main import COMMANDS, main
-from ebmsim.estimation import Lowered, estimate_lowered, fused, lower_workload, settled
+from ebmsim.estimation import estimate_lowered, settled
 from ebmsim.graph.lower import CATEGORIES
+from ebmsim.lowered import Lowered, fused, lower_workload
 from ebmsim.spec.library import load_profile
 from ebmsim.spec.policy import CHAIN_MODES, EXECUTIONS
 
@@ -271,7 +272,7 @@ def test_show(workload: str, capsys: Capture) -> None:
 def test_explain(capsys: Capture) -> None:
     assert "conv2d" in answer(capsys, "explain", *SMALL)
     found = ebmsim.estimate(loaded("workload", "ebm_imp"), loaded("hardware", "rtx5090"))
-    name = found.lowered.program.graph.nodes[found.lowered.program.sections[-1].first].name
+    name = found.lowered.step.names[0]
     assert name in answer(capsys, "explain", "ebm_imp", name, *SMALL[1:])
 
 

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from ebmsim.cost.compute import bound_seconds
 from ebmsim.cost.machine import machine_of
-from ebmsim.estimation import Estimate, Lowered, estimate, estimate_lowered, lower_workload, settled
+from ebmsim.estimation import Estimate, estimate, estimate_lowered, settled
 from ebmsim.graph.lower import PHASES
 from ebmsim.hardware import Hardware
+from ebmsim.lowered import Lowered, lower_workload
 from ebmsim.spec.library import load_hardware, load_profile
 from ebmsim.spec.located import parse_document
 from ebmsim.spec.policy import Policy

@@ -163,6 +163,7 @@ class MatrixSpec(_Model):
         "weight-stationary", description="the operand that stays in a systolic array"
     )
     weights_double_buffered: Flag = Field(False, description="the next weights are loaded while a systolic array works")
+    multicast: Count = Field(1, description="units that share one fetch of a product's operand (thread-block clusters)")
 
 
 class VectorSpec(_Model):

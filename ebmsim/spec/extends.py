@@ -88,7 +88,7 @@ def _named(text: str, beside: FilePath, chain: Sequence[FilePath]) -> Document:
     split = _FILE_AND_VARIANT.fullmatch(text)
     if split is not None:
         file, chosen = beside / split[1], split[2]
-    elif (home := variant_files().get(text)) is not None:
+    elif text not in files("hardware") and (home := variant_files().get(text)) is not None:
         file, chosen = home, text
     else:
         file, chosen = beside / find("hardware", text), ""

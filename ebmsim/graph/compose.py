@@ -216,8 +216,7 @@ class Composer:
         if not operator.least <= len(inputs) <= operator.most:
             wanted = f"{operator.least}" if operator.least == operator.most else f"at least {operator.least}"
             raise self.refuse(at, f"expected {wanted} inputs of {op}, found {len(inputs)}")
-        fresh = operator.category == "rng" and not inputs
-        if fresh or (op in ("reshape", "expand") and chain):
+        if operator.most == 0 or (op in ("reshape", "expand") and chain):
             rows = tensors[inputs[0]].shape[0] if inputs else self.chains
             attributes["shape"] = (rows, *attributes["shape"])
         if "shared" in attributes:

@@ -83,7 +83,9 @@ def _tokens(draw: st.DrawFn, side: int, conditioned: bool) -> list[dict[str, Any
         elif kind == "gathered":
             nodes += [
                 {"op": "scale", "name": f"{here}x", "by": 1},
-                {"op": "gather", "name": here, "inputs": [f"{here}x", "which"], "axis": 0},
+                {"op": "gather", "name": f"{here}y", "inputs": [f"{here}x", "which"]},
+                {"op": "zeros", "name": f"{here}z", "shape": [side, width]},
+                {"op": "scatter_add", "name": here, "inputs": [f"{here}z", "which", f"{here}y"]},
             ]
         elif kind == "replaced":
             nodes += [

@@ -142,14 +142,15 @@ def index_add(x: Tensor, index: Tensor, a: Mapping[str, Any]) -> Tensor:
     return zeros.index_add(len(before), index.flatten(), x.reshape(*before, index.numel(), *rest))
 
 
-def scatter(x: Tensor, index: Tensor, rows: Tensor, a: Mapping[str, Any]) -> Tensor:
-    """torch's index_copy, for every position of the shared axes; what is written broadcasts."""
+def scatter(x: Tensor, index: Tensor, rows: Tensor, a: Mapping[str, Any], add: bool = False) -> Tensor:
+    """torch's index_copy or index_add, for every position of the shared axes; what is written broadcasts."""
     axis = x.dim() + a["axis"]
     rows = rows.expand((*x.shape[:axis], *index.shape[a["shared"] :], *x.shape[axis + 1 :]))
     if a["shared"]:
         each = zip(x, index, rows, strict=True)
-        return torch.stack([scatter(*three, {**a, "shared": a["shared"] - 1}) for three in each])
-    return x.index_copy(axis, index.flatten(), rows.reshape((*x.shape[:axis], index.numel(), *x.shape[axis + 1 :])))
+        return torch.stack([scatter(*three, {**a, "shared": a["shared"] - 1}, add) for three in each])
+    rows = rows.reshape((*x.shape[:axis], index.numel(), *x.shape[axis + 1 :]))
+    return (x.index_add if add else x.index_copy)(axis, index.flatten(), rows)
 
 
 def assign(x: Tensor, part: Tensor, a: Mapping[str, Any]) -> Tensor:
@@ -295,6 +296,8 @@ REALISED: dict[str, Rule] = {
     "max_pool2d_gradient": _max_pool_gradient,
     "gather": lambda i, a: (gather(*i, a),),
     "index_add": lambda i, a: (index_add(*i, a),),
+    "zeros": lambda i, a: (torch.zeros(a["shape"], dtype=torch.float64),),
+    "scatter_add": lambda i, a: (scatter(*i, a, add=True),),
     "scatter": lambda i, a: (scatter(*i, a),),
     "assign": lambda i, a: (assign(*i, a),),
     "to_device": _identity,
@@ -589,7 +592,8 @@ CASES = [
         )
     ),
     *(
-        Case("scatter", shapes, {"axis": axis, "shared": shared}, "fif")
+        Case(op, shapes, {"axis": axis, "shared": shared}, "fif")
+        for op in ("scatter", "scatter_add")
         for shapes, axis, shared in (
             (((2, 3, 4), (2,), (2, 2, 4)), -2, 0),
             (((2, 3, 4), (2, 2), (2, 4)), -2, 1),
@@ -604,6 +608,7 @@ CASES = [
     Case("one_hot", ((2, 3),), {"size": 4}, "i"),
     Case("to_float", ((2, 3),), {}, "m"),
     Case("sign", (X,), {}),
+    Case("zeros", (), {"shape": (2, 3)}),
     Case("random_integers", (), {"shape": (2, 3)}),
     Case("categorical", (X,), {"count": 5}, positive=True),
     *(Case(op, (X, (4,)), {}) for op in ("equal", "less")),
@@ -619,7 +624,7 @@ CASES = [
 # Operators that gradients stop at. The norms' kernels take statistics that belong to their x, so they are reached by
 # differentiating the norms once and twice, not alone.
 STOP = {"equal", "less", "to_device", "to_host", "synchronise", "host", "random_normal", "random_uniform"}
-STOP |= {"argmax", "argmin", "one_hot", "to_float", "sign", "random_integers", "categorical"}
+STOP |= {"argmax", "argmin", "one_hot", "to_float", "sign", "zeros", "random_integers", "categorical"}
 STOP |= {"adam", "running_average", "squared_norm"}
 # Neither is the backward kernel of attention, whose result and sums belong to its q, k and v; nor attention itself,
 # which has no second derivative.

@@ -300,6 +300,8 @@ CONVENTIONS = {
     "pad_gradient": ("r - w if mode == 'reflect' else 0", "0"),
     "embedding_gradient": ("r", "0"),
     "index_add": ("r", "0"),
+    "scatter_add": ("written", "0"),
+    "zeros": ("0", "0"),
     **dict.fromkeys(["to_device", "to_host", "synchronise", "host"], ("0", "0")),
     "random_normal": ("0", "2*w"),
     "random_uniform": ("0", "0"),
@@ -328,6 +330,7 @@ def test_conventions(case):
         "w": elements(outputs[0]),
         "rows": elements(outputs[0]) // outputs[0][case.attributes["axis"]] if case.op == "log_softmax" else 0,
         "statistics": elements(outputs[1]) if len(outputs) > 1 else 0,
+        "written": found.written,
         **case.attributes,
     }
     assert (found.flops, found.special) == tuple(eval(text, {}, names) for text in CONVENTIONS[case.op])
@@ -344,7 +347,7 @@ def test_a_reflected_margin_is_added_to_where_it_came_from():
     assert found.flops == int((copies - 1).sum())
 
 
-IN_PLACE = {"scatter", "assign"}
+IN_PLACE = {"scatter", "scatter_add", "assign"}
 
 
 def test_what_touches_less_than_its_tensors(case):
@@ -370,6 +373,11 @@ def test_what_is_written_in_place():
     assert (found.read, found.written) == ((0, count, chains * count * width), chains * count * width)
     spread = work_of("scatter", (*shapes[:2], ()), axis=-2, shared=0)
     assert (spread.read, spread.written) == ((0, count, 1), chains * count * width)
+    # What rows are added to is read and written, never more of it than there is.
+    for count, touched in ((3, chains * 3 * width), (2 * rows, chains * rows * width)):
+        inputs = (shapes[0], (count,), (chains, count, width))
+        added = work_of("scatter_add", inputs, axis=-2, shared=0)
+        assert (added.read, added.written) == ((touched, count, chains * count * width), touched)
     part = work_of("assign", ((chains, rows, width), (chains, 1, width)), axis=-2, start=7, length=1)
     assert (part.read, part.written) == ((0, chains * width), chains * width)
 

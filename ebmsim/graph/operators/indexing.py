@@ -65,6 +65,14 @@ operator(
     text="write rows (third input) into the first input, each where the index (second) says, in place",
 )
 operator(
+    "scatter_add",
+    "transformation",
+    3,
+    attributes={"axis": Attribute("axis", 0, text="the axis that is indexed"), "shared": _SHARED},
+    in_place=True,
+    text="add rows (third input) to the first input, each where the index (second) says, in place",
+)
+operator(
     "assign",
     "movement",
     2,
@@ -137,9 +145,10 @@ def _(inputs: Sequence[Shape], outputs: Sequence[Shape], a: Mapping[str, Any]) -
 
 @gradient("gather")
 def _(b: Builder, node: Node, grads: Sequence[int], want: Sequence[bool]) -> Sequence[int | None]:
-    """The parts' gradients are added up, as torch's index_select has it."""
-    a = dict(node.attributes)
-    return [b.emit("index_add", grads[0], node.inputs[1], size=b.shape(node.inputs[0])[a["axis"]], **a), None]
+    """Zeros, to which the parts' gradients are added: two kernels, as in torch."""
+    x, index = node.inputs
+    zeros = b.emit("zeros", shape=b.shape(x))
+    return [b.emit("scatter_add", zeros, index, grads[0], **dict(node.attributes)), None]
 
 
 @shape("index_add")
@@ -156,7 +165,8 @@ def _(inputs: Sequence[Shape], a: Mapping[str, Any]) -> tuple[Shape, ...]:
 def _(inputs: Sequence[Shape], outputs: Sequence[Shape], a: Mapping[str, Any]) -> Work:
     """y[…, i[j], …] += x[…, j, …]: one addition per element of x.
 
-    Reads x and the index and writes y once. Not counted: y filled with zeros before, and read again where rows meet.
+    Reads x and the index and writes y once. Not counted: a kernel of its own that fills y with zeros in torch, and
+    reading y again where rows meet. `zeros` and `scatter_add` are these kernels one by one.
     """
     return Work(flops=elements(inputs[0]))
 
@@ -174,7 +184,7 @@ def _covers(part: Shape, whole: Shape) -> None:
         raise ShapeError(f"expected a shape that broadcasts to {list(whole)}, which is written, found {list(part)}")
 
 
-@shape("scatter")
+@shape("scatter", "scatter_add")
 def _(inputs: Sequence[Shape], a: Mapping[str, Any]) -> tuple[Shape, ...]:
     before, index, after = _parts(inputs[:2], a, 1)
     _covers(inputs[2], (*before, *index, *after))
@@ -187,6 +197,23 @@ def _(inputs: Sequence[Shape], outputs: Sequence[Shape], a: Mapping[str, Any]) -
     before, index, after = _parts(inputs[:2], a, 1)
     rows = elements((*before, *index, *after))
     return Work(read=(0, elements(inputs[1]), elements(inputs[2])), written=rows)
+
+
+@work("scatter_add")
+def _(inputs: Sequence[Shape], outputs: Sequence[Shape], a: Mapping[str, Any]) -> Work:
+    """x[…, i[j], …] += r[…, j, …]: one addition per element of the rows; what they are added to is read and written."""
+    before, index, after = _parts(inputs[:2], a, 1)
+    rows = elements((*before, *index, *after))
+    touched = min(rows, elements(inputs[0]))
+    return Work(flops=rows, read=(touched, elements(inputs[1]), elements(inputs[2])), written=touched)
+
+
+@gradient("scatter_add")
+def _(b: Builder, node: Node, grads: Sequence[int], want: Sequence[bool]) -> Sequence[int | None]:
+    """dx = dy; the rows' gradient is gathered from dy."""
+    _, index, rows = node.inputs
+    taken = b.emit("gather", grads[0], index, **dict(node.attributes)) if want[2] else None
+    return [grads[0] if want[0] else None, None, None if taken is None else reduce_to(b, taken, b.shape(rows))]
 
 
 @gradient("scatter")

@@ -91,8 +91,8 @@ def _(b: Builder, node: Node, grads: Sequence[int], want: Sequence[bool]) -> Seq
 
 @gradient("topk")
 def _(b: Builder, node: Node, grads: Sequence[Any], want: Sequence[bool]) -> Sequence[int | None]:
-    """The values' gradient goes where they were taken from."""
+    """The values' gradient goes where they were taken from, into zeros."""
     if grads[1] is None:
         return [None]
     full = b.shape(node.inputs[0])
-    return [b.emit("index_add", grads[1], node.outputs[0], axis=-1, size=full[-1], shared=len(full) - 1)]
+    return [b.emit("scatter", b.emit("zeros", shape=full), node.outputs[0], grads[1], axis=-1, shared=len(full) - 1)]

@@ -66,6 +66,8 @@ operator(
 operator("pad", "transformation", attributes=_PAD, result="same", text="extend trailing axes")
 operator("pad_gradient", "transformation", attributes=_PAD, public=False)
 operator("copy", "transformation", result="same", text="write a view out contiguously")
+_PER_CHAIN = {"shape": Attribute("ints", required=True, text="shape per chain")}
+operator("zeros", "movement", 0, attributes=_PER_CHAIN, text="a tensor filled with zeros")
 
 
 @shape("reshape")
@@ -154,7 +156,17 @@ def _(inputs: Sequence[Shape], a: Mapping[str, Any]) -> tuple[Shape, ...]:
     return (inputs[0],)
 
 
-@work("concat", "stack", "pad", "copy", "slice_gradient")
+@shape("zeros")
+def _(inputs: Sequence[Shape], a: Mapping[str, Any]) -> tuple[Shape, ...]:
+    return (tuple(a["shape"]),)
+
+
+@gradient("zeros")
+def _(b: Builder, node: Node, grads: Sequence[int], want: Sequence[bool]) -> Sequence[int | None]:
+    return []
+
+
+@work("zeros", "concat", "stack", "pad", "copy", "slice_gradient")
 def _(inputs: Sequence[Shape], outputs: Sequence[Shape], a: Mapping[str, Any]) -> Work:
     """Elements are read once and written once; no arithmetic."""
     return Work()

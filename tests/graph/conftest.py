@@ -7,11 +7,14 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 import torch.nn.functional as fn
+import yaml
 from torch import Tensor
 
 import ebmsim.graph.operators  # noqa: F401  (fills the tables)
 from ebmsim.graph.graph import Builder, Graph
 from ebmsim.graph.operators.table import OPERATORS
+from ebmsim.spec.located import parse_document
+from ebmsim.spec.workload import Workload, parse_workload, settle
 
 Values = dict[int, Tensor]
 Rule = Callable[[Sequence[Tensor], Mapping[str, Any]], tuple[Tensor, ...]]
@@ -339,6 +342,7 @@ REALISED: dict[str, Rule] = {
     "softmax_gradient": lambda i, a: (i[1] * (i[0] - (i[0] * i[1]).sum(a["axis"], keepdim=True)),),
     "reshape": lambda i, a: (i[0].reshape(a["shape"]),),
     "expand": lambda i, a: (i[0].expand(a["shape"]),),
+    "detach": lambda i, a: (i[0].detach(),),
     "permute": lambda i, a: (permute(i[0], a["order"]),),
     "slice": lambda i, a: (i[0].narrow(a["axis"], a["start"], a["length"]),),
     "slice_gradient": _slice_gradient,
@@ -609,6 +613,7 @@ CASES = [
     Case("to_float", ((2, 3),), {}, "m"),
     Case("sign", (X,), {}),
     Case("zeros", (), {"shape": (2, 3)}),
+    Case("detach", (X,), {}),
     Case("random_integers", (), {"shape": (2, 3)}),
     Case("categorical", (X,), {"count": 5}, positive=True),
     *(Case(op, (X, (4,)), {}) for op in ("equal", "less")),
@@ -624,7 +629,7 @@ CASES = [
 # Operators that gradients stop at. The norms' kernels take statistics that belong to their x, so they are reached by
 # differentiating the norms once and twice, not alone.
 STOP = {"equal", "less", "to_device", "to_host", "synchronise", "host", "random_normal", "random_uniform"}
-STOP |= {"argmax", "argmin", "one_hot", "to_float", "sign", "zeros", "random_integers", "categorical"}
+STOP |= {"argmax", "argmin", "one_hot", "to_float", "sign", "zeros", "detach", "random_integers", "categorical"}
 STOP |= {"adam", "running_average", "squared_norm"}
 # Neither is the backward kernel of attention, whose result and sums belong to its q, k and v; nor attention itself,
 # which has no second derivative.
@@ -664,6 +669,33 @@ def realised() -> dict[str, Rule]:
 def cases() -> list[Case]:
     """All cases."""
     return CASES
+
+
+def one_network(nodes: list[dict], inputs: Mapping[str, dict], sample: list[int], **more: Any) -> Workload:
+    """A workload of one network `net` of the sample x and of inputs, whose energy's gradient is taken once."""
+    names = ["x", *inputs]
+    file = {
+        "name": "one",
+        "title": "one",
+        "paper": {"title": "none", "year": 2024},
+        "taxonomy": {"compositionality": "mono", "dependency": "sequential"},
+        "parameters": {"chains": 3, "steps": 1},
+        "inputs": dict(inputs),
+        "components": {"net": {"role": "energy", "inputs": {name: name for name in names}, "nodes": nodes}},
+        "sampler": {
+            "sample": {"x": sample},
+            "program": [{"loop": 1, "label": "step", "do": [{"evaluate": "gradient", "at": "x", "name": "g"}]}],
+        },
+        **more,
+    }
+    document = parse_document(yaml.safe_dump(file, sort_keys=False))
+    return settle(document, parse_workload(document))
+
+
+@pytest.fixture(scope="session")
+def network() -> Callable[..., Workload]:
+    """Writes a workload of one network, for 3 chains, and reads it back."""
+    return one_network
 
 
 @pytest.fixture(scope="session")

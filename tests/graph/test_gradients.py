@@ -328,11 +328,12 @@ def test_backward_nodes_carry_phase_branch_name_and_line():
     assert (b.phase, b.branch, b.prefix) == ("forward", "", "")
 
 
-def test_nothing_flows_back_through_a_mask_or_the_host(run, values_of):
+def test_nothing_flows_back_through_a_mask_the_host_or_what_is_detached(run, values_of):
     b = Builder()
     x = b.tensor((2, 3), "sample")
     level = b.tensor((3,), "input")
-    kept = b.emit("select", b.emit("less", x, level), x, b.emit("to_device", b.emit("to_host", x)))
+    away = b.emit("add", b.emit("to_device", b.emit("to_host", x)), b.emit("detach", x))
+    kept = b.emit("select", b.emit("less", x, level), x, away)
     (grad,) = differentiate(b, [kept], {x}, phase="backward").values()
     values = values_of(b)
     assert torch.equal(run(b, values)[grad], (values[x] < values[level]).double())

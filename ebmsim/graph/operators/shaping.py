@@ -33,6 +33,7 @@ _PAD = {
 }
 operator("reshape", "view", attributes=_SHAPE, result="same", text="a view with another shape")
 operator("expand", "view", attributes=_SHAPE, result="same", text="a broadcast view")
+operator("detach", "view", result="same", text="the same, taken as a constant where gradients are derived")
 operator(
     "permute",
     "view",
@@ -151,7 +152,7 @@ def _(inputs: Sequence[Shape], a: Mapping[str, Any]) -> tuple[Shape, ...]:
     return (tuple(s - m for s, m in zip(inputs[0], _margins(inputs[0], a), strict=True)),)
 
 
-@shape("copy")
+@shape("copy", "detach")
 def _(inputs: Sequence[Shape], a: Mapping[str, Any]) -> tuple[Shape, ...]:
     return (inputs[0],)
 
@@ -181,6 +182,12 @@ def _(inputs: Sequence[Shape], outputs: Sequence[Shape], a: Mapping[str, Any]) -
 @gradient("reshape")
 def _(b: Builder, node: Node, grads: Sequence[int], want: Sequence[bool]) -> Sequence[int | None]:
     return [b.emit("reshape", grads[0], shape=b.shape(node.inputs[0]))]
+
+
+@gradient("detach")
+def _(b: Builder, node: Node, grads: Sequence[int], want: Sequence[bool]) -> Sequence[int | None]:
+    """Nothing flows back."""
+    return [None]
 
 
 @gradient("expand")

@@ -67,7 +67,7 @@ def ways_of(products: Products, profile: Profile) -> Ways:
         names.extend(prefix + label for label in labels)
 
     is_convolution = products.convolution
-    add(~is_convolution, -1, "", _tiled((b, m, n, k), profile, profile.tiles, size))
+    add(~is_convolution, -1, "", _tiled((b, m, n, k), profile, profile.tiles, size, 1.0 - products.chained))
     if is_convolution.any():
         add(is_convolution, -1, "", _tiled((b, m, n, k), profile, profile.convolution_tiles, 0.0))
         for index, (name, algorithm) in enumerate(profile.algorithms.items()):
@@ -103,7 +103,7 @@ def takes(products: Products, algorithm: Algorithm) -> Any:
 
 
 def _tiled(
-    product: tuple[Any, ...], profile: Profile, tiles: Tiles, operand_bytes: float
+    product: tuple[Any, ...], profile: Profile, tiles: Tiles, operand_bytes: float, fetched: Any = 1.0
 ) -> tuple[list[str], dict[str, Any]]:
     """Output tiles of M rows and N columns, the inner axis in s parts (ways × products).
 
@@ -112,20 +112,21 @@ def _tiled(
         operands = b k (m ⌈n/N⌉ + n ⌈m/M⌉) e          extra = [s > 1] 8 s b m n
 
     k' = ⌈k/s⌉ padded to the profile's `inner`, M' = min(M, m), N' = min(N, n); partial sums of 4 bytes are written and
-    read. Operands of convolutions are not counted (operand_bytes 0): the taps of a window share them. Not counted:
-    several tiles on a unit at a time, stream-K, swizzling. Source of the form: docs/assumptions.md.
+    read. Operands of convolutions are not counted (operand_bytes 0): the taps of a window share them; nor is the first
+    operand where it is made on the chip (fetched 0). Not counted: several tiles on a unit at a time, stream-K,
+    swizzling. Source of the form: docs/assumptions.md.
     """
     b, m, n, k = product
     choices = [(*tile, s) for tile in tiles for s in profile.split_k]
     rows, columns, fraction, parts = (np.array(c, dtype=np.float64)[:, None] for c in zip(*choices, strict=True))
     inner = np.ceil(np.ceil(k / parts) / profile.inner) * profile.inner
     down, across = np.ceil(m / rows), np.ceil(n / columns)
-    taken = (np.minimum(rows, m) + np.minimum(columns, n)) * (operand_bytes / profile.feed)
+    taken = (np.minimum(rows, m) * fetched + np.minimum(columns, n)) * (operand_bytes / profile.feed)
     figures = {
         "tiles": b * down * across * parts,
         "flops": 2.0 * rows * columns * inner / fraction,
         "floor": inner * np.maximum(profile.loop, taken),
-        "operands": b * k * (m * across + n * down) * operand_bytes,
+        "operands": b * k * (m * across * fetched + n * down) * operand_bytes,
         "extra": np.where(parts > 1, 2.0 * PARTIAL_SUM_BYTES * parts * b * m * n, 0.0),
         "launches": 0.0,
         "split": (parts > 1).astype(np.float64),

@@ -24,13 +24,15 @@ class Products:
     """The different matrix products of some rows, along the last axis.
 
     shape: batch, m, n, k. window: kernel, stride, height and width written of a convolution, else 0. convolution,
-    to_input: whether it is one, and whether it is of the backward pass to the input.
+    to_input: whether it is one, and whether it is of the backward pass to the input. chained: 1 where the first operand
+    is made on the chip.
     """
 
     shape: Floats
     window: Floats
     convolution: Flags
     to_input: Flags
+    chained: Floats
     element_bytes: float
 
     def __len__(self) -> int:
@@ -113,6 +115,7 @@ def _columns(table: KernelTable) -> Floats:
             np.isin(table.ops, _COPIES).astype(np.float64),
             *table.product,
             *table.window,
+            table.chained,
         ],
         axis=1,
     )
@@ -140,9 +143,9 @@ def _rows(columns: Floats, touched: Floats, starts: Ints, stops: Ints, first: In
     lines = touched[np.repeat(starts[first] - begins, lengths) + np.arange(int(lengths.sum()))]
     distances, which = np.unique(lines[:, 1], return_inverse=True)
     category, back = columns[:, 0].astype(np.int64), columns[:, 1].astype(np.int64)
-    shape, window = columns[:, 10:14], columns[:, 14:18]
+    shape, window, chained = columns[:, 10:14], columns[:, 14:18], columns[:, 18]
     is_product = shape[:, 3] > 0
-    kinds = np.column_stack([category == CONVOLUTION, back == TO_INPUT, shape, window])[is_product]
+    kinds = np.column_stack([category == CONVOLUTION, back == TO_INPUT, shape, window, chained])[is_product]
     product = np.full(len(columns), -1, dtype=np.int64)
     different, place = np.unique(kinds, axis=0, return_inverse=True)
     product[is_product] = place.reshape(-1)
@@ -151,6 +154,7 @@ def _rows(columns: Floats, touched: Floats, starts: Ints, stops: Ints, first: In
         window=np.ascontiguousarray(different[:, 6:10].T),
         convolution=different[:, 0] > 0,
         to_input=different[:, 1] > 0,
+        chained=different[:, 10],
         element_bytes=size,
     )
     figures: Any = np.ascontiguousarray(columns.T)

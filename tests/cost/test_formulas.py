@@ -139,7 +139,7 @@ RATE = 256.0
 
 def one_product(product: tuple[int, ...], size: float, window: tuple[int, ...] = (0, 0, 0, 0)) -> Products:
     columns = [np.array(values, dtype=float).reshape(4, 1) for values in (product, window)]
-    return Products(columns[0], columns[1], np.array([window[0] > 0]), np.array([False]), size)
+    return Products(columns[0], columns[1], np.array([window[0] > 0]), np.array([False]), np.zeros(1), size)
 
 
 def only(**changes: Any) -> Profile:
@@ -189,6 +189,16 @@ def test_waves_are_those_of_a_loop(product: tuple[int, ...], tile: list[float], 
     expected = max(waves * cycles / machine.clock, fetched / (l2.bandwidth * l2.efficiency)) + partial
     assert found.tolist() == pytest.approx([expected])
     assert found[0] >= 2 * b * m * n * k / (RATE * machine.clock * units) * (1 - 1e-12)
+
+
+@given(PRODUCTS)
+def test_an_operand_made_on_the_chip_is_not_fetched(product: tuple[int, ...]) -> None:
+    b, _, n, k = product
+    tile = [[64, 128, 1.0]]
+    products = replace(one_product(product, 2.0), chained=np.ones(1))
+    ways = ways_of(products, only(tiles=tile, split_k=[1]))
+    rows = len(range(0, product[1], 64))
+    assert ways.operands.tolist() == [b * rows * n * k * 2.0]
 
 
 @given(PRODUCTS, st.integers(1, 300), st.floats(1e8, 1e10), st.floats(1e9, 1e14), st.sampled_from([2.0, 4.0]))
@@ -242,12 +252,15 @@ def touches(graph: Graph, nodes: list[Node]) -> list[tuple[int, int, float, bool
     found = []
     for index, node in enumerate(n for n in nodes if OPERATORS[n.op].category != "view"):
         shapes = [[graph.tensors[t].shape for t in ts] for ts in (node.inputs, node.outputs)]
-        limits = WORK[node.op](*shapes, dict(node.attributes)).read
+        work = WORK[node.op](*shapes, dict(node.attributes))
+        limits = work.read
         for position, t in enumerate(node.inputs):
             held = graph.tensors[root.get(t, t)]
             elements = min(graph.tensors[t].elements, held.elements, *([limits[position]] if limits else []))
             found.append((index, root.get(t, t), elements * size[graph.tensors[t].kind], False))
-        found += [(index, t, graph.tensors[t].elements * size[graph.tensors[t].kind], True) for t in node.outputs]
+        for t in node.outputs:
+            part = graph.tensors[t].elements if work.written is None else work.written
+            found.append((index, root.get(t, t), part * size[graph.tensors[t].kind], True))
     return found
 
 
@@ -282,7 +295,7 @@ def test_reuse_and_liveness_are_those_of_a_walk(workload: Workload) -> None:
         in_turn = max((j for j in same if j < i), default=None)
         assert rounded_up(table.cold[i], math.inf if in_turn is None else passed[i] - passed[in_turn + 1] + amount)
 
-    written = {t: amount for _, t, amount, write in accesses if write}
+    written = {t: amount for _, t, amount, write in reversed(accesses) if write}
     span = {t: [accesses[i][0] for i in moments[t] if i < turn] for t in written}
     peak = max(
         sum(amount for t, amount in written.items() if min(span[t]) <= kernel <= max(span[t]))

@@ -245,7 +245,11 @@ class Composer:
             kept = {k: v for k, v in attributes.items() if k != "affine"}
             phase = self._phase(node, operator.category)
             with self.b.at(phase=phase):
-                output = self.b.emit_all(op, (*inputs, *weights), owner, **kept)[0]
+                outputs = self.b.emit_all(op, (*inputs, *weights), owner, **kept)
+            output = outputs[0]
+            if op == "split":
+                name = owner.rpartition(".")[2]
+                scope.update({f"{name}.{part}": tensor for part, tensor in enumerate(outputs)})
             if tensors[output].elements > _LARGEST_TENSOR:
                 raise self.refuse(at, f"expected at most 1e15 elements, found {tensors[output].elements:.3g}")
             if operator.category == "rng":

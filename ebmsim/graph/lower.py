@@ -104,7 +104,7 @@ def view_roots(graph: Graph) -> dict[int, int]:
     root: dict[int, int] = {}
     for node in graph.nodes:
         if OPERATORS[node.op].category == "view":
-            root[node.outputs[0]] = root.get(node.inputs[0], node.inputs[0])
+            root.update(dict.fromkeys(node.outputs, root.get(node.inputs[0], node.inputs[0])))
     return root
 
 

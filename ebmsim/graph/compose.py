@@ -219,11 +219,12 @@ class Composer:
         if not operator.least <= len(inputs) <= operator.most:
             wanted = f"{operator.least}" if operator.least == operator.most else f"at least {operator.least}"
             raise self.refuse(at, f"expected {wanted} inputs of {op}, found {len(inputs)}")
-        if operator.category == "rng" or (op in ("reshape", "expand") and chain):
+        fresh = operator.category == "rng" and not inputs
+        if fresh or (op in ("reshape", "expand") and chain):
             rows = tensors[inputs[0]].shape[0] if inputs else self.chains
             attributes["shape"] = (rows, *attributes["shape"])
-        if op in ("gather", "index_add"):
-            indexed, index = (tensors[i].chain_axis for i in inputs)
+        if "shared" in attributes:
+            indexed, index = (tensors[i].chain_axis for i in inputs[:2])
             attributes["shared"] += indexed and index
             if index and not indexed and attributes["axis"] != -rank:
                 message = "expected axis 0: the index has a chain axis, which comes first, and what it indexes has none"
@@ -252,8 +253,6 @@ class Composer:
                 scope.update({f"{name}.{part}": tensor for part, tensor in enumerate(outputs)})
             if tensors[output].elements > _LARGEST_TENSOR:
                 raise self.refuse(at, f"expected at most 1e15 elements, found {tensors[output].elements:.3g}")
-            if operator.category == "rng":
-                tensors[output] = tensors[output]._replace(chain_axis=True)
             return output
         except ShapeError as error:
             raise self.refuse(at, f"{op}: {error}") from None

@@ -76,7 +76,7 @@ def test_an_operator_alone(smooth, run, values_of):
     b = Builder()
     inputs, outputs = smooth.emit(b)
     values = {t: v.abs() + 0.5 if smooth.positive else v for t, v in values_of(b).items()}
-    both_orders(b, outputs[:1], floats(b, inputs), run, values)
+    both_orders(b, floats(b, outputs)[:1], floats(b, inputs), run, values)
 
 
 def test_each_input_by_itself(smooth, run, values_of):
@@ -87,7 +87,7 @@ def test_each_input_by_itself(smooth, run, values_of):
         if inputs[i] not in floats(b, inputs):
             continue
         values = {t: v.abs() + 0.5 if smooth.positive else v for t, v in values_of(b).items()}
-        end = b.emit("tanh", outputs[0])
+        end = b.emit("tanh", floats(b, outputs)[0])
         both_orders(b, [end], [inputs[i]], run, values)
 
 

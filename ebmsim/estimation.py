@@ -327,13 +327,14 @@ def _memory(lowered: Lowered, hardware: Hardware) -> dict[str, Any]:
     size = lowered.size
     e = lowered.rows.element_bytes
     fixed = (size.parameters + size.unused + size.held) * e
-    inference = fixed + lowered.step.table.live_bytes
+    inference = fixed + max(pass_.table.live_bytes for pass_ in (lowered.step, *lowered.once))
     training = None
     if lowered.iteration is not None and lowered.training_step is not None:
         # Two moments, and the running average; gradients are alive among the activations.
         states = 2 + (1 if lowered.workload.file.training and lowered.workload.file.training.average else 0)
-        live = max(lowered.iteration.table.live_bytes, lowered.training_step.table.live_bytes)
-        training = fixed + states * size.trained * e + live
+        samples = lowered.training_step.table.live_bytes if lowered.workload.setting("training_steps") else 0.0
+        live = max(lowered.iteration.table.live_bytes, samples)
+        training = fixed + (size.training + states * size.trained) * e + live
     capacity = hardware.memory[-1].capacity
     return {
         "inference_bytes": inference,

@@ -39,13 +39,17 @@ class ComponentFigures(NamedTuple):
 
 
 class Size(NamedTuple):
-    """Elements held: learned ones in use and allocated beside them, buffers, sample and inputs, one chain's sample."""
+    """Elements held: learned ones in use and allocated beside them, buffers, sample and inputs, one chain's sample.
+
+    trained: learned ones that training updates. training: learned ones that only training uses.
+    """
 
     parameters: int
     unused: int
     held: int
     sample: int
     trained: int
+    training: int
 
 
 class Pass(NamedTuple):
@@ -127,7 +131,7 @@ def lower_workload(workload: Workload, policy: Policy, profile: Profile) -> Lowe
     if rows != 1:
         planned.append(("one_chain", _step(compose(workload, 1), policy.dtype, fuses)[0], False, 1))
     parts: dict[str, Any] = {}
-    trained = 0
+    trained = only = 0
     if workload.file.training is not None:
         batch = workload.setting("training_batch")
         if batch != rows:
@@ -136,6 +140,9 @@ def lower_workload(workload: Workload, policy: Policy, profile: Profile) -> Lowe
         table, parts = _iteration(iteration, policy.dtype, fuses)
         planned.append(("iteration", table, False, 1))
         trained = sum(iteration.graph.tensors[t].elements for t in iteration.weights)
+        in_both = program.weights.keys()
+        learned = [t for t in iteration.graph.tensors if t.role == "weight"]
+        only = sum(t.elements for t in learned if t.name not in in_both)
     distinct, orders = rows_of([(table, cold) for _, table, cold, _ in planned])
     passes = [
         (role, Pass(table, order, counted(order, len(distinct)), synchronisations(table), not cold, repeat))
@@ -144,7 +151,7 @@ def lower_workload(workload: Workload, policy: Policy, profile: Profile) -> Lowe
     of = dict(passes)
     return Lowered(
         workload=workload,
-        size=_size(workload, program, trained),
+        size=_size(workload, program, trained, only),
         components=_components(workload),
         chains=rows,
         launches=chains if sequential else 1,
@@ -161,7 +168,7 @@ def lower_workload(workload: Workload, policy: Policy, profile: Profile) -> Lowe
     )
 
 
-def _size(workload: Workload, program: Program, trained: int) -> Size:
+def _size(workload: Workload, program: Program, trained: int, training: int) -> Size:
     tensors = program.graph.tensors
     own = [tensors[t] for t in program.weights.values()]
     outside = [t for t in tensors if t.role in ("sample", "input")]
@@ -177,14 +184,18 @@ def _size(workload: Workload, program: Program, trained: int) -> Size:
         held=sum(t.elements for t in own if t.role == "buffer") + sum(t.elements for t in outside),
         sample=math.prod(tensors[program.graph.results[0]].shape[1:]),
         trained=trained,
+        training=training,
     )
 
 
 def _components(workload: Workload) -> tuple[ComponentFigures, ...]:
-    """Figures of the components, from one evaluation for one chain."""
+    """Figures of the components, from one evaluation for one chain, of all its rows."""
     composer = Composer(workload, 1)
-    composer.prepare()
-    composer.energy(composer.b.tensor((1, *composer.sample_shape), "sample", composer.sample))
+    composer.prepare(composer.rows, training=True)
+    composer.run("training", None)
+    rows = (composer.rows,) if composer.rows > 1 else ()
+    composer.energy(composer.b.tensor((1, *rows, *composer.sample_shape), "sample", composer.sample))
+    composer.decode(composer.b.tensor((1, *composer.sample_shape), "sample", composer.sample))
     tensors = composer.b.tensors
     forward: dict[str, float] = {}
     for node in composer.b.nodes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -48,6 +49,15 @@ def ways_of(products: Products, profile: Profile) -> Ways:
     A way is left out when another one of the same product, direct or of the same algorithm, is at most as large in
     every figure: time grows with each of them.
     """
+    return _ways(products, profile, _undominated)
+
+
+def every_way(products: Products, profile: Profile) -> Ways:
+    """Every way the profile knows for every product: for products that are computed on one device only once."""
+    return _ways(products, profile, lambda figures, legal: legal)
+
+
+def _ways(products: Products, profile: Profile, choose: Callable[[Any, Any], Any]) -> Ways:
     names: list[str] = []
     found: list[dict[str, Any]] = []
     algorithms = tuple(profile.algorithms.values())
@@ -59,7 +69,7 @@ def ways_of(products: Products, profile: Profile) -> Ways:
         legal = figures.pop("legal") & applies
         for column in figures:
             figures[column] = np.broadcast_to(figures[column], legal.shape)
-        kept = _undominated(np.stack([figures[column] for column in _FIGURES]), legal)
+        kept = choose(np.stack([figures[column] for column in _FIGURES]), legal)
         which, product = np.nonzero(kept)
         columns = {column: values[which, product] for column, values in figures.items()}
         name = which + len(names)

@@ -1,0 +1,1 @@
+"""Predictions against measurements: tables of kernels, and what is fitted to them."""

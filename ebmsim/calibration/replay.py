@@ -1,0 +1,126 @@
+"""Measured kernels replayed: the time the cost model gives each, and how far that is from the measurement."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ebmsim.calibration.tables import PROTOCOLS, UNKNOWN, Measurement, as_measured
+from ebmsim.cost.kernels import kernel_costs
+from ebmsim.cost.machine import machine_of
+from ebmsim.cost.ways import Ways, every_way
+from ebmsim.errors import Problem, SpecError
+from ebmsim.graph.lower import CATEGORIES
+from ebmsim.graph.rows import Rows, rows_of
+from ebmsim.hardware import Hardware
+from ebmsim.spec.policy import Policy, Profile, arithmetic
+
+# Bounds of the size bands, in s of measured time.
+BANDS = (0.0, 10e-6, 100e-6, 1e-3, float("inf"))
+
+
+class Part(NamedTuple):
+    """Measurements of one dtype with their distinct kernels; order: rows of all launches, owner: whose they are."""
+
+    index: Any
+    rows: Rows
+    order: Any
+    owner: Any
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Measurements made ready to be predicted on any device, with the host seconds in each (`call`)."""
+
+    measurements: tuple[Measurement, ...]
+    measured: Any
+    call: Any
+    parts: dict[str, Part]
+
+
+def prepare(measurements: Sequence[Measurement]) -> Prepared:
+    """Lower all measurements, equal kernels once."""
+    parts = {}
+    calls = np.zeros(len(measurements))
+    for dtype in sorted({m.dtype for m in measurements}):
+        index = [i for i, m in enumerate(measurements) if m.dtype == dtype]
+        tables = [as_measured(measurements[i]) for i in index]
+        rows, orders = rows_of([(table, False) for table in tables])
+        owner = np.repeat(np.arange(len(index)), [len(order) for order in orders])
+        parts[dtype] = Part(np.array(index), rows, np.concatenate(orders), owner)
+        for i, table in zip(index, tables, strict=True):
+            call = PROTOCOLS.get(measurements[i].source, UNKNOWN).call
+            calls[i] = sum(call.get(CATEGORIES[c], call.get("elementwise", 0.0)) for c in table.category)
+    measured = np.array([m.seconds for m in measurements])
+    return Prepared(tuple(measurements), measured, calls, parts)
+
+
+def predict(prepared: Prepared, hardware: Hardware, profile: Profile, ways: dict[str, Ways] | None = None) -> Any:
+    """Seconds of every measurement: kernels one after another, the limit of power kept, the call's host time added.
+
+    Products are computed as torch does by default, but for convolutions in fp32, which these tables hold strictly so.
+    Raises SpecError where the device has no peak for a dtype.
+    """
+    machine = machine_of(hardware)
+    found = np.empty(len(prepared.measured))
+    for dtype, part in prepared.parts.items():
+        policy = Policy(dtype=dtype, math="strict", execution="graph", fidelity="analytical")
+        of_products = ways[dtype] if ways else every_way(part.rows.products, profile)
+        costs = kernel_costs(part.rows, of_products, machine, profile, policy)
+        seconds = np.bincount(part.owner, costs.seconds(profile.knee)[part.order], len(part.index))
+        joules = np.bincount(part.owner, costs.joules[part.order], len(part.index))
+        found[part.index] = np.maximum(seconds, joules / (machine.power.limit - machine.power.static))
+    return found + prepared.call
+
+
+def check_dtypes(measurements: Sequence[Measurement], hardware: Hardware, profile: Profile, file: str) -> None:
+    """Raise SpecError for dtypes in which the device multiplies nothing, with the first line of each."""
+    problems = []
+    for dtype in sorted({m.dtype for m in measurements}):
+        policy = Policy(dtype=dtype, math="strict")
+        if not arithmetic(profile, hardware.matrix.peak, policy, "matmul"):
+            line = next(m.line for m in measurements if m.dtype == dtype)
+            have = ", ".join(hardware.matrix.peak)
+            message = f"{hardware.name} has no peak for {dtype} products"
+            problems.append(Problem(message, file, line, 1, "dtype", f"it has {have}"))
+    if problems:
+        raise SpecError(problems)
+
+
+class Errors(NamedTuple):
+    """Absolute errors of predictions as fractions of the measured times."""
+
+    rows: int
+    median_ape: float
+    mape: float
+    p90_ape: float
+
+
+def errors(predicted: Any, measured: Any) -> Errors:
+    """Median, mean and 90th percentile of |predicted / measured - 1|."""
+    ape = np.abs(predicted / measured - 1.0)
+    return Errors(len(ape), float(np.median(ape)), float(ape.mean()), float(np.quantile(ape, 0.9)))
+
+
+def groups(prepared: Prepared, predicted: Any) -> list[dict[str, Any]]:
+    """Errors by kind, phase, dtype and size band, largest groups first within a kind."""
+    keys: dict[tuple[str, str, str, int], list[int]] = {}
+    for i, m in enumerate(prepared.measurements):
+        band = int(np.searchsorted(BANDS, m.seconds, side="right")) - 1
+        keys.setdefault((m.kind, m.phase, m.dtype, band), []).append(i)
+    found = []
+    for kind, phase, dtype, band in sorted(keys):
+        index = keys[kind, phase, dtype, band]
+        low, high = BANDS[band], BANDS[band + 1]
+        group = {
+            "kind": kind,
+            "phase": phase,
+            "dtype": dtype,
+            "from_s": low,
+            "to_s": None if high == BANDS[-1] else high,
+        }
+        found.append(group | errors(predicted[index], prepared.measured[index])._asdict())
+    return found

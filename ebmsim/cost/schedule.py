@@ -11,7 +11,7 @@ from ebmsim.graph.lower import PHASES, KernelTable
 
 
 class Stage(NamedTuple):
-    """A run of kernels of one phase: branches that are independent of each other, by the kernels of each."""
+    """A run of kernels of one phase, by branch: branches may wait for one another, but not for what comes after."""
 
     phase: int
     branches: tuple[Any, ...]
@@ -96,13 +96,32 @@ def stages(table: KernelTable) -> list[Stage]:
     return found
 
 
+def longest_chain(table: KernelTable, stage: Stage, seconds: Any) -> Any:
+    """Seconds of the longest chain of kernels in a stage: each waits for the one before in its branch, and for the
+    kernels of other branches whose results it reads.
+    """
+    first = int(stage.kernels[0])
+    awaited: dict[int, list[int]] = {}
+    for kernel, source in table.awaited:
+        if source >= first:
+            awaited.setdefault(int(kernel), []).append(int(source))
+    done: dict[int, Any] = {}
+    at: dict[str, Any] = {}
+    for k in map(int, stage.kernels):
+        begin = at.get(table.branches[k], 0.0)
+        for source in awaited.get(k, ()):
+            begin = np.maximum(begin, done[source])
+        done[k] = at[table.branches[k]] = begin + seconds[..., k]
+    return np.maximum.reduce(list(at.values()))
+
+
 def overlapped(table: KernelTable, costs: Kernels, streams: int, event: Any) -> Any:
-    """Device seconds per kernel when independent branches of a stage run in at most `streams` streams.
+    """Device seconds per kernel when the branches of a stage run in at most `streams` streams.
 
     A stage with several branches takes, over s = 1 … streams, the least of: the longest of s streams (branches dealt
-    longest first), but at least the unit-time Σ k·share its kernels occupy and the time each memory level needs for
-    all their bytes, plus two events per further stream. Its kernels are scaled down to that time. Never more than one
-    stream takes.
+    longest first), but at least the longest chain of kernels that wait for one another, the unit-time Σ k·share its
+    kernels occupy and the time each memory level needs for all their bytes, plus two events per further stream. Its
+    kernels are scaled down to that time. Never more than one stream takes.
     """
     seconds = np.array(costs.seconds, dtype=np.float64)
     for stage in stages(table):
@@ -110,7 +129,7 @@ def overlapped(table: KernelTable, costs: Kernels, streams: int, event: Any) -> 
             continue
         serial = seconds[..., stage.kernels].sum(-1)
         share = np.broadcast_to(costs.compute.share, seconds.shape)
-        floor = (seconds * share)[..., stage.kernels].sum(-1)
+        floor = np.maximum((seconds * share)[..., stage.kernels].sum(-1), longest_chain(table, stage, seconds))
         for level in costs.traffic.seconds:
             floor = np.maximum(floor, np.broadcast_to(level, seconds.shape)[..., stage.kernels].sum(-1))
         lengths = [seconds[..., branch].sum(-1) for branch in stage.branches]

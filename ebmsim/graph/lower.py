@@ -41,7 +41,8 @@ class KernelTable:
     until it is last read (writes), inf where it was not touched before; `cold` the same in a first step. Distances are
     kept to an eighth of an octave, rounded up, so that alike kernels become equal. Equal kernels are counted once:
     `order` gives for every kernel its row among the `distinct` ones, `product_order` the row of its product among the
-    different products, which `product_first` points at.
+    different products, which `product_first` points at. `awaited`: pairs of a kernel and an earlier one of another
+    branch whose result it reads.
     """
 
     names: tuple[str, ...]
@@ -73,6 +74,7 @@ class KernelTable:
     distinct: KernelTable | None
     product_first: Ints
     product_order: Ints
+    awaited: Ints
 
     @property
     def rows(self) -> KernelTable:
@@ -182,8 +184,22 @@ class _Lowering:
             distinct=None,
             product_first=np.arange(len(nodes)),
             product_order=np.arange(len(nodes)),
+            awaited=self._awaited(),
         )
         return _with_distinct(table)
+
+    def _awaited(self) -> Ints:
+        """Pairs (kernel, earlier kernel of another branch whose result it reads)."""
+        writer: dict[int, int] = {}
+        pairs: dict[tuple[int, int], None] = {}
+        for index, node in enumerate(self.nodes):
+            for t in node.inputs:
+                source = writer.get(self.root.get(t, t), index)
+                if self.nodes[source].branch != node.branch:
+                    pairs[index, source] = None
+            for t in node.outputs:
+                writer[t] = index
+        return np.array(list(pairs), dtype=np.int64).reshape(-1, 2)
 
     def _distances(self, accesses: list[tuple[int, int, float, bool]], cyclic: bool) -> tuple[Floats, Floats]:
         """Bytes touched between two touches of a tensor; for a write, from it to its last read."""

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ebmsim.errors import Problem, SpecError, suggest
+from ebmsim.graph.axes import batched, shared
 from ebmsim.graph.differentiate import differentiate
 from ebmsim.graph.graph import Builder, Graph
 from ebmsim.graph.nodes import HELD, Path, attribute_value, attributes_of, check_nodes
@@ -219,6 +220,11 @@ class Composer:
         if operator.category == "rng" or (op in ("reshape", "expand") and chain):
             rows = tensors[inputs[0]].shape[0] if inputs else self.chains
             attributes["shape"] = (rows, *attributes["shape"])
+        if op == "concat" and chain:
+            inputs = shared(self.b, inputs)
+        lead: tuple[int, ...] = ()
+        if operator.category == "convolution":
+            inputs, lead = batched(self.b, inputs, 3 if op.endswith("2d") else 2)
         ranks = {len(tensors[i].shape) for i in inputs if tensors[i].chain_axis}
         if operator.category == "elementwise" and len(ranks) > 1:
             shown = " and ".join(str(list(tensors[i].shape[1:])) for i in inputs if tensors[i].chain_axis)
@@ -237,6 +243,8 @@ class Composer:
             phase = self._phase(node, operator.category)
             with self.b.at(phase=phase):
                 output = self.b.emit_all(op, (*inputs, *weights), owner, **kept)[0]
+                if lead:
+                    output = self.b.emit("reshape", output, shape=(*lead, *self.b.shape(output)[1:]))
             if tensors[output].elements > _LARGEST_TENSOR:
                 raise self.refuse(at, f"expected at most 1e15 elements, found {tensors[output].elements:.3g}")
             if operator.category == "rng":

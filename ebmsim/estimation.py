@@ -327,13 +327,13 @@ def _memory(lowered: Lowered, hardware: Hardware) -> dict[str, Any]:
     size = lowered.size
     e = lowered.step.element_bytes
     fixed = (size.parameters + size.unused + size.held) * e
-    inference = fixed + lowered.step.live_bytes
+    inference = fixed + max(table.live_bytes for table in (lowered.step, *[table for table, _ in lowered.once]))
     training = None
     if lowered.iteration is not None and lowered.training_step is not None:
         # Two moments, and the running average; gradients are alive among the activations.
         states = 2 + (1 if lowered.workload.file.training and lowered.workload.file.training.average else 0)
         live = max(lowered.iteration.live_bytes, lowered.training_step.live_bytes)
-        training = fixed + states * size.trained * e + live
+        training = fixed + (size.training + states * size.trained) * e + live
     capacity = hardware.memory[-1].capacity
     return {
         "inference_bytes": inference,

@@ -36,13 +36,17 @@ class ComponentFigures(NamedTuple):
 
 
 class Size(NamedTuple):
-    """Elements held: learned ones in use and allocated beside them, buffers, sample and inputs, one chain's sample."""
+    """Elements held: learned ones in use and allocated beside them, buffers, sample and inputs, one chain's sample.
+
+    trained: learned ones that training updates. training: learned ones that only training uses.
+    """
 
     parameters: int
     unused: int
     held: int
     sample: int
     trained: int
+    training: int
 
 
 @dataclass(frozen=True)
@@ -97,16 +101,19 @@ def lower_workload(workload: Workload, policy: Policy, profile: Profile) -> Lowe
                 once.append((table, section.repeat))
     training_step = iteration_table = None
     parts: dict[str, Any] = {}
-    trained = 0
+    trained = only = 0
     if workload.file.training is not None:
         batch = workload.setting("training_batch")
         training_step = step if batch == rows else _step(compose(workload, batch), policy.dtype, fuses)[0]
         iteration = compose_training(workload)
         iteration_table, parts = _iteration(iteration, policy.dtype, fuses)
         trained = sum(iteration.graph.tensors[t].elements for t in iteration.weights)
+        in_both = program.weights.keys()
+        learned = [t for t in iteration.graph.tensors if t.role == "weight"]
+        only = sum(t.elements for t in learned if t.name not in in_both)
     return Lowered(
         workload=workload,
-        size=_size(workload, program, trained),
+        size=_size(workload, program, trained, only),
         components=_components(workload),
         chains=rows,
         launches=chains if sequential else 1,
@@ -120,7 +127,7 @@ def lower_workload(workload: Workload, policy: Policy, profile: Profile) -> Lowe
     )
 
 
-def _size(workload: Workload, program: Program, trained: int) -> Size:
+def _size(workload: Workload, program: Program, trained: int, training: int) -> Size:
     tensors = program.graph.tensors
     own = [tensors[t] for t in program.weights.values()]
     outside = [t for t in tensors if t.role in ("sample", "input")]
@@ -136,14 +143,18 @@ def _size(workload: Workload, program: Program, trained: int) -> Size:
         held=sum(t.elements for t in own if t.role == "buffer") + sum(t.elements for t in outside),
         sample=math.prod(tensors[program.graph.results[0]].shape[1:]),
         trained=trained,
+        training=training,
     )
 
 
 def _components(workload: Workload) -> tuple[ComponentFigures, ...]:
-    """Figures of the components, from one evaluation for one chain."""
+    """Figures of the components, from one evaluation for one chain, of all its rows."""
     composer = Composer(workload, 1)
-    composer.prepare()
-    composer.energy(composer.b.tensor((1, *composer.sample_shape), "sample", composer.sample))
+    composer.prepare(composer.rows, training=True)
+    composer.run("training", None)
+    rows = (composer.rows,) if composer.rows > 1 else ()
+    composer.energy(composer.b.tensor((1, *rows, *composer.sample_shape), "sample", composer.sample))
+    composer.decode(composer.b.tensor((1, *composer.sample_shape), "sample", composer.sample))
     tensors = composer.b.tensors
     forward: dict[str, float] = {}
     for node in composer.b.nodes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -56,6 +57,7 @@ class Composer:
         self._visited = 0
         self.sample, shape = next(iter(self.file.sampler.sample.items()))
         self.sample_shape = tuple(self._int(s, ("sampler", "sample", self.sample)) for s in shape)
+        self.rows = self._int(self.file.sampler.rows, ("sampler", "rows"))
 
     # --- values and errors --------------------------------------------------------------------------------------
 
@@ -170,7 +172,8 @@ class Composer:
             inner: Scope = dict(zip(block.inputs, [result, *inputs[1:]], strict=True))
             key = owner if times == 1 else f"{owner}{turn}"
             path = ("blocks", node["use"], "nodes")
-            last = self.emit_nodes(block.nodes, path, inner, {**values, **arguments}, key, result, frozen)
+            within = {**values, **arguments, "turn": turn}
+            last = self.emit_nodes(block.nodes, path, inner, within, key, result, frozen)
             result = self._output(block.output, inner, last, ("blocks", node["use"], "output"))
         return result
 
@@ -225,6 +228,12 @@ class Composer:
         lead: tuple[int, ...] = ()
         if operator.category == "convolution":
             inputs, lead = batched(self.b, inputs, 3 if op.endswith("2d") else 2)
+        if op in ("gather", "index_add"):
+            indexed, index = (tensors[i].chain_axis for i in inputs)
+            attributes["shared"] += indexed and index
+            if index and not indexed and attributes["axis"] != -rank:
+                message = "expected axis 0: the index has a chain axis, which comes first, and what it indexes has none"
+                raise self.refuse((*at, "axis") if "axis" in node else at, message)
         ranks = {len(tensors[i].shape) for i in inputs if tensors[i].chain_axis}
         if operator.category == "elementwise" and len(ranks) > 1:
             shown = " and ".join(str(list(tensors[i].shape[1:])) for i in inputs if tensors[i].chain_axis)
@@ -238,7 +247,7 @@ class Composer:
                 if parameter.name == "weight" and "weight" in node:
                     weights += self._inputs({"inputs": node["weight"]}, (*at, "weight"), scope, None, 1)
                 else:
-                    weights.append(self._held(f"{owner}.{parameter.name}", shape, "weight", frozen))
+                    weights.append(self._held(f"{owner}.{parameter.name}", shape, parameter.role, frozen))
             kept = {k: v for k, v in attributes.items() if k != "affine"}
             phase = self._phase(node, operator.category)
             with self.b.at(phase=phase):
@@ -283,14 +292,20 @@ class Composer:
             raise self.refuse(path, f"expected at most {_MOST_INSTANCES} instances, found {count}")
         return count
 
-    def prepare(self) -> None:
-        """Inputs copied from the host and components that run once: the beginning of an inference."""
+    def prepare(self, rows: int = 1, training: bool = False) -> None:
+        """Inputs copied from the host and components that run once: the beginning of an inference.
+
+        `rows`: rows of a chain in inputs that have them. Inputs for components of training alone are copied there only.
+        """
         with self.b.at(phase="once", branch=""):
             for name, spec in self.file.inputs.items():
                 if not self.condition(spec.when, ("inputs", name, "when")):
                     continue
+                readers = {c.runs for c in self.file.components.values() if name in c.inputs.values()}
+                if readers == {"training"} and not training:
+                    continue
                 shape = tuple(self._int(s, ("inputs", name, "shape")) for s in spec.shape)
-                full = (self.chains, *shape) if spec.chain_axis else shape
+                full = (self.chains * (rows if spec.row_axis else 1), *shape) if spec.chain_axis else shape
                 source = self.b.tensor(full, "input", name, spec.kind, spec.chain_axis)
                 self.b.line = self.document.marks.get(("inputs", name), (0, 0))[0]
                 copied = self.b.emit("to_device", source, name=name)
@@ -320,12 +335,14 @@ class Composer:
         owner = f"{name}[{index}]" if distinct else name
         b = self.b
         with b.at(branch=f"{name}[{index}]"):
-            scope: Scope = {}
-            for local, source in component.inputs.items():
-                if self._absent(source):
-                    continue
-                tensor = self._source(name, local, source, index, sample)
-                scope[local] = self._rows(tensor, rows)
+            read = {
+                local: self._source(name, local, source, index, sample)
+                for local, source in component.inputs.items()
+                if not self._absent(source)
+            }
+            # As many as the input with most, and each of them as often as the component says.
+            widest = max([b.shape(t)[0] for t in read.values() if b.tensors[t].chain_axis], default=self.chains)
+            scope: Scope = {local: self._rows(t, widest * rows) for local, t in read.items()}
             path = ("components", name, "nodes")
             first = next(iter(scope.values()), None)
             last = self.emit_nodes(
@@ -339,7 +356,7 @@ class Composer:
             )
             result = self._output(component.output, scope, last, ("components", name, "output"))
             if component.role == "energy":
-                result = self._energy(name, result, rows)
+                result = self._energy(name, result, widest, rows)
             return result
 
     def _absent(self, source: str) -> bool:
@@ -363,28 +380,37 @@ class Composer:
         return found[index] if index < len(found) else found[0]
 
     def _rows(self, tensor: int, rows: int) -> int:
+        """A tensor with its chain axis spread out to so many rows."""
         t = self.b.tensors[tensor]
-        if rows == 1 or not t.chain_axis:
+        if not t.chain_axis or t.shape[0] == rows:
             return tensor
         c, *rest = t.shape
-        wide = self.b.emit("expand", self.b.emit("reshape", tensor, shape=(c, 1, *rest)), shape=(c, rows, *rest))
-        return self.b.emit("reshape", self.b.emit("copy", wide, name="rows"), shape=(c * rows, *rest))
+        times = rows // c
+        wide = self.b.emit("expand", self.b.emit("reshape", tensor, shape=(c, 1, *rest)), shape=(c, times, *rest))
+        return self.b.emit("reshape", self.b.emit("copy", wide, name="rows"), shape=(rows, *rest))
 
-    def _energy(self, name: str, tensor: int, rows: int) -> int:
+    def _energy(self, name: str, tensor: int, chains: int, rows: int) -> int:
+        """One energy for each of `chains` rows, those of the component's own `rows` added up."""
         t = self.b.tensors[tensor]
-        if t.elements != self.chains * rows:
+        if t.elements != chains * rows:
             found = list(t.shape[1:] if t.chain_axis else t.shape)
             raise self.refuse(("components", name), f"expected one energy per chain, found a tensor of shape {found}")
         if rows > 1:
-            tensor = self.b.emit("reshape", tensor, shape=(self.chains, rows))
+            tensor = self.b.emit("reshape", tensor, shape=(chains, rows))
             return self.b.emit("reduce_sum", tensor, axes=(-1,), keep=False, name="energy")
-        return tensor if t.shape == (self.chains,) else self.b.emit("reshape", tensor, shape=(self.chains,))
+        return tensor if t.shape == (chains,) else self.b.emit("reshape", tensor, shape=(chains,))
 
     # --- evaluations --------------------------------------------------------------------------------------------
 
     def energy(self, sample: int, phase: str = "forward") -> int:
-        """Evaluate every energy component at a sample; the energies are added up."""
+        """Evaluate every energy component at a sample; the energies are added up.
+
+        A sample with an axis more than a chain's has rows: each is a row of the batch, and so is what comes out.
+        """
         with self.b.at(phase=phase):
+            lead = self._lead(sample)
+            if len(lead) > 1:
+                sample = self.b.emit("reshape", sample, shape=(math.prod(lead), *self.sample_shape))
             early = [n for n, c in self.file.components.items() if c.runs == "every-step" and n not in self.outside]
             if early:
                 # Outside the sampling loop: in training, or the first gradient of a sampler that caches it.
@@ -399,13 +425,29 @@ class Composer:
                     total = self.b.emit("add", total, other, name="energy")
                 except ShapeError as error:
                     raise self.refuse(("components",), f"the components' outputs do not add up: {error}") from None
+            found = self.b.shape(total)[0]
+            if found != math.prod(lead):
+                message = f"expected as many rows of a sample as its inputs have, {found // self.chains}, found 1"
+                raise self.refuse(("sampler",), message)
+            if len(lead) > 1:
+                total = self.b.emit("reshape", total, shape=(*lead, *self.b.shape(total)[1:]))
         return total
+
+    def _lead(self, sample: int) -> tuple[int, ...]:
+        """The axes of a sample before those of one chain: the chains and, where it has them, the rows of each."""
+        shape = self.b.shape(sample)
+        cut = len(shape) - len(self.sample_shape)
+        return shape[:2] if cut == 2 and shape[2:] == self.sample_shape else shape[:1]
+
+    def scores(self) -> bool:
+        """Whether what runs gives the gradient itself, with no energy to differentiate."""
+        return not any(c.role == "energy" and self.instances(name, c) for name, c in self.file.components.items())
 
     def gradient(self, sample: int) -> tuple[int, int]:
         """Energy and its gradient with respect to the sample."""
         since = len(self.b.nodes)
         total = self.energy(sample)
-        if all(c.role != "energy" for c in self.file.components.values()):
+        if self.scores():
             return total, total
         grads = differentiate(self.b, [total], [sample], phase="backward-input", since=since)
         if sample not in grads:
@@ -453,6 +495,9 @@ class Composer:
     def _evaluate(self, node: Mapping[str, Any], at: Path, scope: Scope) -> None:
         self.b.line = self.document.marks.get(at, (0, 0))[0]
         sample = self._inputs({"inputs": node.get("at", self.sample)}, (*at, "at"), scope, None, 1)[0]
+        _, *rows = self._lead(sample)
+        if rows and rows != [self.rows]:
+            raise self.refuse((*at, "at"), f"expected {self.rows} rows, as the sampler's rows say, found {rows[0]}")
         name = str(node.get("name", node["evaluate"]))
         if node["evaluate"] == "gradient":
             energy, scope[name] = self.gradient(sample)
@@ -460,13 +505,19 @@ class Composer:
         else:
             scope[name] = self.energy(sample, str(node.get("phase", "forward")))
 
+    def decode(self, sample: int) -> None:
+        """Emit the decoders on what the sampler leaves."""
+        with self.b.at(phase="once", branch=""):
+            self.run("once", sample, only=("decoder",))
+
     def program(self) -> Program:
         """The whole inference of one launch. Raises SpecError."""
-        self.prepare()
+        self.prepare(self.rows)
         nodes, path = sampler_program(self.file)
         start = self.b.tensor((self.chains, *self.sample_shape), "sample", self.sample)
         scope: Scope = {self.sample: start, **{k: v[0] for k, v in self.outside.items() if v}}
         steps = self.walk(nodes, path, scope, 1, False)
+        self.decode(scope[self.sample])
         self.close("once", 1)
         shapes = [list(self.b.shape(t)[1:]) for t in (start, scope[self.sample])]
         if shapes[0] != shapes[1]:

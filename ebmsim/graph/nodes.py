@@ -11,7 +11,7 @@ from ebmsim.errors import Problem, suggest
 from ebmsim.graph.operators.table import OPERATORS, Attribute, Operator
 from ebmsim.spec.expression import ExpressionError, evaluate, free_names
 from ebmsim.spec.located import Document
-from ebmsim.spec.workload import WorkloadFile, sampler_program
+from ebmsim.spec.workload import Component, WorkloadFile, sampler_program
 
 Path = tuple[str | int, ...]
 
@@ -21,6 +21,14 @@ EVALUATE_KEYS = ("evaluate", "at", "name", "energy", "phase")
 LOOP_KEYS = ("loop", "label", "do")
 PHASES = ("rng", "update", "accept", "host")
 _MOMENTS = {"once": 0, "every-step": 1, "every-evaluation": 2, "training": 3}
+_LAST = 4  # decoders
+# When a component may run, by its role.
+_RUNS = {
+    "encoder": tuple(_MOMENTS),
+    "decoder": ("once",),
+    "energy": ("every-evaluation", "training"),
+    "score": ("every-evaluation", "training"),
+}
 # Tensors that hold learned or fixed values of their own, beside the operators.
 HELD = {
     "parameter": {"shape": Attribute("ints", required=True, text="shape of the learned tensor")},
@@ -47,7 +55,8 @@ def check_nodes(document: Document, file: WorkloadFile) -> list[Problem]:
         problems += _names(document, ("inputs", name, "shape"), given.shape, known, several=True)
         problems += _names(document, ("inputs", name, "when"), given.when, known)
     for name, block in file.blocks.items():
-        problems += _check(document, file, block.nodes, ("blocks", name, "nodes"), known | set(block.arguments))
+        inside = known | {"turn", *block.arguments}
+        problems += _check(document, file, block.nodes, ("blocks", name, "nodes"), inside)
     problems += _recursion(document, file)
     for name, component in file.components.items():
         problems += _check(document, file, component.nodes, ("components", name, "nodes"), known | {"instance"})
@@ -55,6 +64,7 @@ def check_nodes(document: Document, file: WorkloadFile) -> list[Problem]:
             problems += _names(document, ("components", name, field), getattr(component, field), known)
     if file.sampler.sample:
         problems += _wiring(document, file)
+    problems += _names(document, ("sampler", "rows"), file.sampler.rows, known)
     for name, shape in file.sampler.sample.items():
         problems += _names(document, ("sampler", "sample", name), shape, known, several=True)
     if file.training is not None:
@@ -90,23 +100,31 @@ def _wiring(document: Document, file: WorkloadFile) -> Iterator[Problem]:
         message = f"component {start} reads itself" if len(ring) == 2 else f"components in a ring: {' -> '.join(ring)}"
         yield document.problem(("components", start, "inputs", local), message)
     for name, component in file.components.items():
-        if component.role != "encoder" and component.runs not in ("every-evaluation", "training"):
-            message = f"expected runs every-evaluation or training of a component with role {component.role}"
+        if component.runs not in _RUNS[component.role]:
+            expected = " or ".join(_RUNS[component.role])
+            message = f"expected runs {expected} of a component with role {component.role}"
             yield document.problem(("components", name, "runs"), f"{message}, found {component.runs}")
+        early = component.runs in ("once", "training") and component.role != "decoder"
         for local, source in component.inputs.items():
             at = ("components", name, "inputs", local)
             if source not in known:
                 yield document.problem(at, f"no sample, input or component '{source}'", suggest(source, known))
-            elif source in file.sampler.sample and component.runs == "once":
-                yield document.problem(at, f"component {name} runs once, before there is a sample '{source}'")
+            elif source in file.sampler.sample and early:
+                message = f"component {name} runs {component.runs}, before there is a sample '{source}'"
+                yield document.problem(at, message)
             elif source in file.components and not {name, source} <= in_ring:
                 other = file.components[source]
-                if _MOMENTS[other.runs] > _MOMENTS[component.runs]:
-                    message = f"component {source} runs {other.runs}, after {name}, which runs {component.runs}"
+                if _moment(other) > _moment(component):
+                    when = "last" if other.role == "decoder" else other.runs
+                    message = f"component {source} runs {when}, after {name}, which runs {component.runs}"
                     yield document.problem(at, message)
                 elif order.index(source) > order.index(name):
                     message = f"component {source} stands after {name}, which reads it"
                     yield document.problem(at, message, f"put {source} before {name}")
+
+
+def _moment(component: Component) -> int:
+    return _LAST if component.role == "decoder" else _MOMENTS[component.runs]
 
 
 def _rings(edges: Mapping[str, Sequence[tuple[Any, str]]]) -> Iterator[tuple[str, Any, list[str]]]:

@@ -20,10 +20,12 @@ def derive(workload: Workload) -> Derived:
 
     Compositionality: one network is mono; several of one architecture homo-dw with shared weights and homo-ds with
     their own; several architectures hetero. Dependency, over all component instances an inference runs: sequential
-    when every two depend on each other, fully-parallel when no two do, mixed-parallel otherwise.
+    when every two depend on each other, fully-parallel when no two do, mixed-parallel otherwise. A decoder is no part
+    of the energy landscape and counts for neither.
     """
     composer = Composer(workload, 1)
-    running = {n: composer.instances(n, c) for n, c in workload.file.components.items() if c.runs != "training"}
+    landscape = {n: c for n, c in workload.file.components.items() if c.runs != "training" and c.role != "decoder"}
+    running = {n: composer.instances(n, c) for n, c in landscape.items()}
     running = {name: count for name, count in running.items() if count}
     components = workload.file.components
     if len(running) > 1:

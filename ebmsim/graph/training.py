@@ -12,7 +12,15 @@ from ebmsim.graph.differentiate import differentiate
 from ebmsim.graph.graph import Graph
 from ebmsim.spec.workload import Workload
 
-PARTS = ("forward_positive", "forward_negative", "backward_positive", "backward_negative", "second_order", "update")
+PARTS = (
+    "data",
+    "forward_positive",
+    "forward_negative",
+    "backward_positive",
+    "backward_negative",
+    "second_order",
+    "update",
+)
 
 
 class Iteration(NamedTuple):
@@ -57,6 +65,14 @@ class _Iteration:
                 self.grads[weight] = grad if held is None else self.b.emit("add", held, grad, name="accumulate")
         self.part(part, mark)
 
+    def data(self) -> None:
+        """Encoders that run in training alone: what makes samples of the data."""
+        since = len(self.b.nodes)
+        with self.b.at(phase="forward"):
+            self.composer.run("training", None)
+        if len(self.b.nodes) > since:
+            self.part("data", since)
+
     def contrastive(self) -> None:
         """mean E(x⁺) - mean E(x⁻) + squares: a forward and a weight backward on each sample (Eq. 3)."""
         for sign in ("positive", "negative"):
@@ -74,13 +90,18 @@ class _Iteration:
         return sample, self.composer.gradient(sample)[1], since
 
     def denoising(self) -> None:
-        """Squared error between ∂E/∂x and the noise: the weights' gradient goes through the input gradient."""
-        _, prediction, since = self.differentiable_gradient("noised")
-        noise = self.b.tensor(self.b.shape(prediction), "input", "noise")
+        """Squared error between the field at a noised sample and a target (noise, or a direction to the data).
+
+        The field of an energy is its gradient ∂E/∂x, so the weights' gradient goes through the input gradient. A score
+        is the field itself: one forward, one backward.
+        """
+        _, field, since = self.differentiable_gradient("noised")
+        target = self.b.tensor(self.b.shape(field), "input", "target")
         with self.b.at(phase="forward"):
-            loss = self.b.emit("square", self.b.emit("sub", prediction, noise))
-        self.part("second_order", since)
-        self.accumulate(loss, "second_order")
+            loss = self.b.emit("square", self.b.emit("sub", field, target))
+        first_order = self.composer.scores()
+        self.part("forward_positive" if first_order else "second_order", since)
+        self.accumulate(loss, "backward_positive" if first_order else "second_order")
 
     def kl(self) -> None:
         """The sample moved by one differentiable step, and its energy minimised with the weights of that energy held.
@@ -125,7 +146,8 @@ def compose_training(workload: Workload) -> Iteration:
     if training is None:
         raise ValueError(f"{workload.name} has no training")
     iteration = _Iteration(workload)
-    iteration.composer.prepare()
+    iteration.composer.prepare(training=True)
+    iteration.data()
     for term in training.terms:
         {"contrastive": iteration.contrastive, "denoising": iteration.denoising, "kl": iteration.kl}[term]()
     iteration.update(training.clip, training.average)

@@ -68,6 +68,7 @@ class Input(_Model):
 
     shape: list[Expr] = Field(default_factory=list, description="shape, without the chain axis")
     chain_axis: bool = Field(True, description="whether every chain has its own")
+    row_axis: bool = Field(False, description="whether every row of a chain has its own (rows of the sampler)")
     kind: Literal["float", "index"] = "float"
     when: Expr = True
 
@@ -84,7 +85,9 @@ class Block(_Model):
 class Component(_Model):
     """A network of the workload: a forward graph, how often it stands, and when it runs."""
 
-    role: Literal["energy", "score", "encoder"] = Field(description="energy is differentiated, score is not")
+    role: Literal["energy", "score", "encoder", "decoder"] = Field(
+        description="energy is differentiated, score is not; a decoder runs once, on the sample that the sampler leaves"
+    )
     inputs: dict[str, str] = Field(description="its names for the sample, inputs and outputs of components")
     nodes: list[dict[str, Any]]
     output: str = Field("", description="the node it yields; the last one if not given")
@@ -104,6 +107,7 @@ class Sampler(_Model):
 
     sample: dict[str, list[Expr]] = Field(description="name and shape of the sample, without the chain axis")
     preset: Literal["langevin", "mala", "hmc", "gradient-descent", "annealed-langevin"] | None = None
+    rows: Expr = Field(1, description="rows of a chain that a program may evaluate at once (guidance, particles)")
     settings: dict[str, Expr] = Field(default_factory=dict, description="constants of the preset")
     program: list[dict[str, Any]] | None = None
     text: str = ""

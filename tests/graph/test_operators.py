@@ -55,6 +55,8 @@ def test_the_realised_layer_norm_is_that_of_torch(realised):
         ("conv2d", ((2, 4, 2, 5), (3, 4, 3, 3)), {"stride": 1, "padding": 0, "groups": 1}),
         ("avg_pool2d", ((2, 4, 2, 5),), {"kernel": 3, "stride": 1, "padding": 0}),
         ("avg_pool2d", ((4, 5),), {"kernel": 3, "stride": 1, "padding": 0}),
+        ("host", (), {"seconds": 1.0, "per": "chain"}),
+        ("reduce_std", ((2, 1, 3),), {"axes": (-2,), "keep": False}),
         ("linear", ((2, 3), (5, 4)), {}),
         ("matmul", ((2, 3), (4, 5)), {"transpose_a": False, "transpose_b": False}),
         ("matmul", ((2, 2, 3), (3, 3, 5)), {"transpose_a": False, "transpose_b": False}),

@@ -297,11 +297,13 @@ def _training(
     )
     part = {name: float(np.sum(pass_.advance[index])) for name, index in lowered.parts.items()}
     batch, steps, n = w.setting("training_batch"), w.setting("training_steps"), w.setting("iterations")
-    buffer = lowered.buffer_seconds(machine, policy)
+    if lowered.training_one_chain is not lowered.one_chain:
+        one = time_table(lowered.training_one_chain, machine, profile, policy)
+    host = lowered.host_seconds(machine, policy)
     positive = part.get("backward_positive", part.get("second_order", 0.0))
     negative = part.get("backward_negative", 0.0)
     return {
-        "t_train": sampling.t_train(n, pass_.seconds + buffer, sampling_step.seconds, steps),
+        "t_train": sampling.t_train(n, pass_.seconds + host, sampling_step.seconds, steps),
         "t_train_eq7": sampling.t_train_eq7(n, positive, negative, one.seconds, batch, steps),
         "t_bwd_w_positive": positive,
         "t_bwd_w_negative": negative,
@@ -331,9 +333,10 @@ def _memory(lowered: Lowered, hardware: Hardware) -> dict[str, Any]:
     training = None
     if lowered.iteration is not None and lowered.training_step is not None:
         # Two moments, and the running average; gradients are alive among the activations.
-        states = 2 + (1 if lowered.workload.file.training and lowered.workload.file.training.average else 0)
+        states, trained = 2 + lowered.how.average, lowered.training_size
         live = max(lowered.iteration.live_bytes, lowered.training_step.live_bytes)
-        training = fixed + (size.training + states * size.trained) * e + live
+        held = trained.parameters + trained.training + trained.unused + trained.held
+        training = (held + states * trained.trained) * e + live
     capacity = hardware.memory[-1].capacity
     return {
         "inference_bytes": inference,

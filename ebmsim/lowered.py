@@ -10,13 +10,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ebmsim.cost.machine import Machine
-from ebmsim.graph.compose import Composer, Program, compose
+from ebmsim.graph.compose import Composer, compose
 from ebmsim.graph.differentiate import differentiate
 from ebmsim.graph.fuse import fuse
-from ebmsim.graph.graph import Graph, Node
+from ebmsim.graph.graph import Graph, Node, Program
 from ebmsim.graph.lower import KernelTable, lower, work_of
 from ebmsim.graph.operators.table import OPERATORS
-from ebmsim.graph.training import Iteration, compose_training
+from ebmsim.graph.training import How, Iteration, compose_training, how_trained
 from ebmsim.spec.expression import evaluate
 from ebmsim.spec.policy import Policy, Profile
 from ebmsim.spec.workload import Workload
@@ -38,15 +38,16 @@ class ComponentFigures(NamedTuple):
 class Size(NamedTuple):
     """Elements held: learned ones in use and allocated beside them, buffers, sample and inputs, one chain's sample.
 
-    trained: learned ones that training updates. training: learned ones that only training uses.
+    trained: learned ones that an optimiser updates, 0 where nothing is trained. training: learned ones that only
+    training uses.
     """
 
     parameters: int
     unused: int
     held: int
     sample: int
-    trained: int
-    training: int
+    trained: int = 0
+    training: int = 0
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,8 @@ class Lowered:
     """A workload as kernel tables: everything an estimate needs of it, once per dtype, fusion and chain mode.
 
     step: one steady step of one launch. plain: the same without fusion. once: what one inference does outside its
-    steps, with how often. one_chain: the step of a single chain. training_step, iteration: at the training batch.
+    steps, with how often. one_chain: the step of a single chain. training_step, iteration: at the training batch;
+    training_size, training_one_chain: size and one_chain of the workload as it is trained.
     """
 
     workload: Workload
@@ -69,14 +71,21 @@ class Lowered:
     training_step: KernelTable | None
     iteration: KernelTable | None
     parts: Mapping[str, Any]
+    training_size: Size
+    training_one_chain: KernelTable
+    how: How
 
-    def buffer_seconds(self, machine: Machine, policy: Policy) -> Any:
-        """Replay buffer per iteration: negatives to the host as bytes and back, the host waiting for the first copy."""
+    def host_seconds(self, machine: Machine, policy: Policy) -> Any:
+        """Work on the host per iteration and the replay buffer's copies, in s, the device waiting for both.
+
+        The buffer takes negatives to the host as bytes and gives others back; the host waits for the first copy.
+        """
         training, w = self.workload.file.training, self.workload
         if training is None or not evaluate(training.buffer, w.parameters) or policy.fidelity == "roofline":
-            return 0.0
+            return self.how.host_seconds
         amount = self.size.sample * w.setting("training_batch")
-        return 2 * (machine.host.link_latency + amount / machine.host.link_bandwidth) + machine.host.synchronise
+        copies = 2 * (machine.host.link_latency + amount / machine.host.link_bandwidth)
+        return self.how.host_seconds + copies + machine.host.synchronise
 
 
 def fused(profile: Profile, policy: Policy) -> bool:
@@ -101,33 +110,46 @@ def lower_workload(workload: Workload, policy: Policy, profile: Profile) -> Lowe
                 once.append((table, section.repeat))
     training_step = iteration_table = None
     parts: dict[str, Any] = {}
-    trained = only = 0
+    how = how_trained(workload)
+    size = training_size = _size(workload, program)
+    one_chain = step if rows == 1 else _step(compose(workload, 1), policy.dtype, fuses)[0]
+    training_one_chain = one_chain
     if workload.file.training is not None:
-        batch = workload.setting("training_batch")
-        training_step = step if batch == rows else _step(compose(workload, batch), policy.dtype, fuses)[0]
+        batch, trained = workload.setting("training_batch"), workload.in_training()
+        alike = trained is workload
+        training_step = step if alike and batch == rows else _step(compose(trained, batch), policy.dtype, fuses)[0]
         iteration = compose_training(workload)
         iteration_table, parts = _iteration(iteration, policy.dtype, fuses)
-        trained = sum(iteration.graph.tensors[t].elements for t in iteration.weights)
-        in_both = program.weights.keys()
-        learned = [t for t in iteration.graph.tensors if t.role == "weight"]
-        only = sum(t.elements for t in learned if t.name not in in_both)
+        if not alike:
+            training_one_chain = _step(compose(trained, 1), policy.dtype, fuses)[0]
+            trained_program = compose(trained, rows)
+            training_size = _size(trained, trained_program)
+        tensors = iteration.graph.tensors
+        elements = sum(tensors[t].elements for t in iteration.weights)
+        sampled = (program if alike else trained_program).weights.keys()
+        only = sum(t.elements for t in tensors if t.role == "weight" and t.name not in sampled)
+        training_size = training_size._replace(trained=elements, training=only)
+        size = size._replace(training=only)
     return Lowered(
         workload=workload,
-        size=_size(workload, program, trained, only),
+        size=size,
         components=_components(workload),
         chains=rows,
         launches=chains if sequential else 1,
         step=step,
         plain=plain,
         once=tuple(once),
-        one_chain=step if rows == 1 else _step(compose(workload, 1), policy.dtype, fuses)[0],
+        one_chain=one_chain,
         training_step=training_step,
         iteration=iteration_table,
         parts=parts,
+        training_size=training_size,
+        training_one_chain=training_one_chain,
+        how=how,
     )
 
 
-def _size(workload: Workload, program: Program, trained: int, training: int) -> Size:
+def _size(workload: Workload, program: Program) -> Size:
     tensors = program.graph.tensors
     own = [tensors[t] for t in program.weights.values()]
     outside = [t for t in tensors if t.role in ("sample", "input")]
@@ -142,8 +164,6 @@ def _size(workload: Workload, program: Program, trained: int, training: int) -> 
         unused=unused,
         held=sum(t.elements for t in own if t.role == "buffer") + sum(t.elements for t in outside),
         sample=math.prod(tensors[program.graph.results[0]].shape[1:]),
-        trained=trained,
-        training=training,
     )
 
 
@@ -157,8 +177,9 @@ def _components(workload: Workload) -> tuple[ComponentFigures, ...]:
     composer.decode(composer.b.tensor((1, *composer.sample_shape), "sample", composer.sample))
     tensors = composer.b.tensors
     forward: dict[str, float] = {}
+    once = {name for name, spec in workload.file.components.items() if spec.runs == "once"}
     for node in composer.b.nodes:
-        if OPERATORS[node.op].category != "view":
+        if OPERATORS[node.op].category != "view" and (node.phase != "once" or node.branch.partition("[")[0] in once):
             shapes = tuple([tensors[t].shape for t in node.inputs]), tuple([tensors[t].shape for t in node.outputs])
             flops = work_of(node.op, *shapes, node.attributes).flops
             forward[node.branch] = forward.get(node.branch, 0.0) + flops

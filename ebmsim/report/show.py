@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ebmsim.graph.combine import combination
 from ebmsim.graph.compose import Composer, compose
 from ebmsim.graph.lower import PHASES, lower
 from ebmsim.graph.taxonomy import derive
@@ -32,8 +33,8 @@ def print_workload(w: Workload) -> None:
     forward = lower(program.graph, [n for n in program.graph.nodes if n.phase in ("forward", "once")], "fp32")
     for name, c in f.components.items():
         count = composer.instances(name, c)
-        mine = [i for i, b in enumerate(forward.branches) if b == f"{name}[0]"]
-        mine = mine[: len(mine)]
+        phase = PHASES.index("once" if c.runs == "once" else "forward")
+        mine = [i for i, b in enumerate(forward.branches) if b == f"{name}[0]" and forward.phase[i] == phase]
         flops = float(forward.flops[mine].sum()) if mine else 0.0
         moved = float((forward.read + forward.written)[mine].sum()) if mine else 0.0
         table.add_row(
@@ -47,6 +48,10 @@ def print_workload(w: Workload) -> None:
             f"{flops / moved:.1f}" if moved else "–",
         )
     out.print(table)
+    how = combination(composer)
+    out.print(
+        f"[bold]energy[/]   {how.text or 'combined by nodes' if how else 'the sum of all outputs'}", highlight=False
+    )
     program_nodes, _ = sampler_program(f)
     out.print(f"[bold]sampler[/]  C = {w.setting('chains')}, K = {w.setting('steps')}", highlight=False)
     for line in _program(program_nodes, 1):

@@ -53,7 +53,7 @@ def evaluate(lowered: Lowered, machine: Machine, profile: Profile, policy: Polic
         "step_joules": joules + machine.power.static * step,
     }
     if lowered.iteration is not None and lowered.training_step is not None:
-        pass_ = timed(lowered.iteration)[0] + lowered.buffer_seconds(machine, policy)
+        pass_ = timed(lowered.iteration)[0] + lowered.host_seconds(machine, policy)
         sample = step if lowered.training_step is lowered.step else timed(lowered.training_step)[0]
         found["t_train"] = sampling.t_train(w.setting("iterations"), pass_, sample, w.setting("training_steps"))
     shape = np.broadcast_shapes(*[np.shape(value) for value in found.values()])

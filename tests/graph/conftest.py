@@ -297,6 +297,7 @@ REALISED: dict[str, Rule] = {
     "random_uniform": lambda i, a: (torch.rand(a["shape"]),),
     "reduce_sum": lambda i, a: (i[0].sum(a["axes"], a["keep"]),),
     "reduce_mean": lambda i, a: (i[0].mean(a["axes"], a["keep"]),),
+    "reduce_std": lambda i, a: (i[0].std(a["axes"], keepdim=a["keep"]),),
     "reduce_max": lambda i, a: (i[0].amax(a["axes"], a["keep"]),),
     "reduce_min": lambda i, a: (i[0].amin(a["axes"], a["keep"]),),
     "logsumexp": lambda i, a: (i[0].logsumexp(a["axes"], a["keep"]),),
@@ -403,7 +404,7 @@ _BOUNDS = {"low": -0.3, "high": 0.6}
 _ACTIVATIONS = ["relu", "sigmoid", "tanh", "silu", "gelu", "gelu_tanh", "mish", "softplus"]
 _ONE = [*_ACTIVATIONS, "exp", "sin", "cos", "square", "copy"]
 _TWO = [f"{op}_gradient" for op in _ACTIVATIONS]
-_REDUCTIONS = ["reduce_sum", "reduce_mean", "reduce_max", "reduce_min", "logsumexp"]
+_REDUCTIONS = ["reduce_sum", "reduce_mean", "reduce_std", "reduce_max", "reduce_min", "logsumexp"]
 CASES = [
     *(Case(op, (X,), {}) for op in _ONE),
     *(Case(op, (X,), {}, positive=True) for op in ("log", "sqrt")),
@@ -552,8 +553,9 @@ CASES = [
     Case("fill", (), {"shape": (2, 3), "chains": True}),
     *(Case(op, (X, (4,)), {}) for op in ("equal", "less")),
     *(Case(op, (X,), {}) for op in ("to_device", "to_host", "synchronise")),
-    Case("host", (X,), {"seconds": 1e-3}),
-    Case("host", (), {"seconds": 1e-3}),
+    Case("host", (X,), {"seconds": 1e-3, "per": "launch"}),
+    Case("host", (X,), {"seconds": 1e-3, "per": "chain"}),
+    Case("host", (), {"seconds": 1e-3, "per": "launch"}),
     Case("random_normal", (), {"shape": (2, 3)}),
     Case("random_uniform", (), {"shape": (2, 3)}),
     Case("adam", (X, X, X, X), {}, positive=True),

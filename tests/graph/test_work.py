@@ -269,6 +269,7 @@ CONVENTIONS = {
     "softplus_gradient": ("4*w", "w"),
     "elu_gradient": ("3*w", "w"),
     **dict.fromkeys(["reduce_sum", "reduce_mean", "reduce_max", "reduce_min"], ("r", "0")),
+    "reduce_std": ("4*r", "w"),
     "logsumexp": ("4*r", "r + w"),
     "softmax": ("5*w", "w"),
     "softmax_gradient": ("4*w", "0"),
@@ -317,7 +318,8 @@ def test_conventions(case):
     assert (found.flops, found.special) == tuple(eval(text, {}, names) for text in CONVENTIONS[case.op])
     assert found.random == (names["w"] if OPERATORS[case.op].category == "rng" else 0)
     assert found.product is None and found.product_flops == 0 and found.window is None
-    assert found.seconds == case.attributes.get("seconds", 0.0)
+    times = case.shapes[0][0] if case.attributes.get("per") == "chain" else 1
+    assert found.seconds == times * case.attributes.get("seconds", 0.0)
 
 
 def test_a_reflected_margin_is_added_to_where_it_came_from():

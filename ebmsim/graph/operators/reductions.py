@@ -29,13 +29,14 @@ operator("reduce_sum", "elementwise", attributes=_AXES, text="sum over axes")
 operator("reduce_mean", "elementwise", attributes=_AXES, text="mean over axes")
 operator("reduce_max", "elementwise", attributes=_AXES, text="largest over axes")
 operator("reduce_min", "elementwise", attributes=_AXES, text="smallest over axes")
+operator("reduce_std", "elementwise", attributes=_AXES, text="standard deviation over axes, with n - 1")
 operator("logsumexp", "elementwise", attributes=_AXES, text="log of the sum of exponentials over axes")
 operator("softmax", "elementwise", attributes=_AXIS, text="softmax over an axis")
 operator("softmax_gradient", "elementwise", 2, attributes=_AXIS, public=False)
 
 
 @shape("reduce_sum", "reduce_mean", "reduce_max", "reduce_min", "logsumexp")
-def _(inputs: Sequence[Shape], a: Mapping[str, Any]) -> tuple[Shape, ...]:
+def _reduced(inputs: Sequence[Shape], a: Mapping[str, Any]) -> tuple[Shape, ...]:
     x = inputs[0]
     axes = {len(x) + axis for axis in a["axes"]}
     if not axes or min(axes) < 0:
@@ -43,6 +44,14 @@ def _(inputs: Sequence[Shape], a: Mapping[str, Any]) -> tuple[Shape, ...]:
     if a["keep"]:
         return (tuple(1 if i in axes else s for i, s in enumerate(x)),)
     return (tuple(s for i, s in enumerate(x) if i not in axes),)
+
+
+@shape("reduce_std")
+def _(inputs: Sequence[Shape], a: Mapping[str, Any]) -> tuple[Shape, ...]:
+    (result,) = _reduced(inputs, a)
+    if elements(result) == elements(inputs[0]):
+        raise ShapeError(f"expected at least two elements in every group, found one in {list(inputs[0])}")
+    return (result,)
 
 
 @shape("softmax", "softmax_gradient")
@@ -56,6 +65,12 @@ def _(inputs: Sequence[Shape], a: Mapping[str, Any]) -> tuple[Shape, ...]:
 def _(inputs: Sequence[Shape], outputs: Sequence[Shape], a: Mapping[str, Any]) -> Work:
     """One operation per element read."""
     return Work(flops=elements(inputs[0]))
+
+
+@work("reduce_std")
+def _(inputs: Sequence[Shape], outputs: Sequence[Shape], a: Mapping[str, Any]) -> Work:
+    """Sum, difference, square and their sum per element read, in one pass; a root per element written."""
+    return Work(flops=4 * elements(inputs[0]), special=elements(outputs[0]))
 
 
 @work("logsumexp")
@@ -98,6 +113,16 @@ def _(b: Builder, node: Node, grads: Sequence[int], want: Sequence[bool]) -> Seq
     """dx = dy / count, a kernel that writes (torch divides the expanded gradient)."""
     count = elements(b.shape(node.inputs[0])) // elements(b.shape(node.outputs[0]))
     return [b.emit("scale", _spread(b, node, grads[0]), by=1.0 / count)]
+
+
+@gradient("reduce_std")
+def _(b: Builder, node: Node, grads: Sequence[int], want: Sequence[bool]) -> Sequence[int | None]:
+    """dx = dy (x - mean x) / ((n - 1) y), in the kernels of torch: mean, difference, factor, product."""
+    x, y = node.inputs[0], node.outputs[0]
+    count = elements(b.shape(x)) // elements(b.shape(y))
+    centred = b.emit("sub", x, b.emit("reduce_mean", x, axes=node.attribute("axes"), keep=True))
+    factor = b.emit("scale", b.emit("div", grads[0], y), by=1.0 / (count - 1))
+    return [b.emit("mul", centred, _spread(b, node, factor))]
 
 
 @gradient("reduce_max", "reduce_min")

@@ -378,7 +378,7 @@ def _components(e: Estimate) -> list[dict[str, Any]]:
 
 
 def _forward(table: KernelTable, component: str) -> tuple[float, float]:
-    """FLOPs and unfused operator bytes of the first instance of a component, forward or once."""
-    mine = np.array([b == f"{component}[0]" for b in table.branches], dtype=np.bool_)
+    """FLOPs and unfused operator bytes of all instances of a component, forward or once."""
+    mine = np.array([b.partition("[")[0] == component for b in table.branches], dtype=np.bool_)
     mine &= (table.phase == FWD) | (table.phase == PHASES.index("once"))
     return float(table.flops[mine].sum()), float((table.read + table.written)[mine].sum())

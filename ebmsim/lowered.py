@@ -23,7 +23,7 @@ from ebmsim.spec.workload import Workload
 
 
 class ComponentFigures(NamedTuple):
-    """What a component is, per instance: parameters, and FLOPs of one forward for one chain.
+    """What a component is, per instance: parameters, and FLOPs of one forward for one chain (the mean of instances).
 
     A component without a chain axis is computed once for all chains; its FLOPs are all of them.
     """
@@ -182,14 +182,16 @@ def _components(workload: Workload) -> tuple[ComponentFigures, ...]:
         if OPERATORS[node.op].category != "view" and (node.phase != "once" or node.branch.partition("[")[0] in once):
             shapes = tuple([tensors[t].shape for t in node.inputs]), tuple([tensors[t].shape for t in node.outputs])
             flops = work_of(node.op, *shapes, node.attributes).flops
-            forward[node.branch] = forward.get(node.branch, 0.0) + flops
+            owner = node.branch.partition("[")[0]
+            forward[owner] = forward.get(owner, 0.0) + flops
     found = []
     for name, spec in workload.file.components.items():
         instances = composer.instances(name, spec)
         if instances:
             own = [tensors[t] for key, t in composer.weights.items() if key.startswith(f"{name}.")]
             parameters = sum(t.elements for t in own if t.role == "weight")
-            found.append(ComponentFigures(name, instances, spec.weights, parameters, forward.get(f"{name}[0]", 0.0)))
+            mean = forward.get(name, 0.0) / instances
+            found.append(ComponentFigures(name, instances, spec.weights, parameters, mean))
     return tuple(found)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ebmsim.graph.operators.table import ShapeError
 from ebmsim.spec.workload import Combination
@@ -54,11 +54,20 @@ def _added(composer: Composer, outputs: Outputs) -> int:
 
 
 def _by_nodes(composer: Composer, how: Combination, outputs: Outputs) -> int:
-    """Emit the nodes of a combination. They read inputs of the file, and outputs by the component's name."""
+    """Emit the nodes of a combination. They read inputs of the file, and outputs by the component's name.
+
+    Outputs are joined where a node reads them by name, or may read them without one.
+    """
     scope = {name: composer.outside[name][0] for name in composer.file.inputs if name in composer.outside}
     names = list(dict.fromkeys(name for name, _ in outputs))
-    scope |= {name: _stacked(composer, name, [t for other, t in outputs if other == name]) for name in names}
-    last = composer.emit_nodes(how.nodes, ("combine", "nodes"), scope, composer.values, "combine", scope[names[0]])
+    read: set[Any] = set(names)
+    if any("each" in node for node in how.nodes):
+        given = [node.get("inputs") for node in how.nodes if "each" not in node]
+        read = {name for g in given for name in (g if isinstance(g, list) else [g])}
+    for name in (name for name in names if name in read):
+        scope[name] = _stacked(composer, name, [t for other, t in outputs if other == name])
+    first = scope.get(names[0])
+    last = composer.emit_nodes(how.nodes, ("combine", "nodes"), scope, composer.values, "combine", first)
     result = composer.output(how.output, scope, last, ("combine", "output"))
     if all(composer.file.components[name].role != "energy" for name in names):
         return result

@@ -106,6 +106,9 @@ class Composer:
         for index, node in enumerate(nodes):
             at = (*path, index)
             self._visit(at)
+            if "each" in node:
+                previous = self._each(node, at, scope, values, owner, previous)
+                continue
             if "when" in node and not self.condition(node["when"], (*at, "when"), values):
                 continue
             kind = str(node.get("op") or node.get("use"))
@@ -120,6 +123,31 @@ class Composer:
             else:
                 previous = self._node(node, at, scope, values, f"{owner}.{name}", previous, frozen)
             scope[name] = previous
+        return previous
+
+    def _each(
+        self,
+        node: Mapping[str, Any],
+        at: Path,
+        scope: Scope,
+        values: Mapping[str, Any],
+        owner: str,
+        previous: int | None,
+    ) -> int | None:
+        """Emit nodes once for every instance of a component; what they are named goes on to the next instance.
+
+        A component's name is there the output of the instance at hand, or its only one.
+        """
+        name, components = node["each"], self.file.components
+        launched, _, together = self.launches(name, components[name])
+        if together > 1:
+            raise self.refuse((*at, "each"), f"expected instances launched one after another, found {name} batched")
+        for index in range(launched):
+            found = {n: outputs for n, outputs in self.outside.items() if n in components and outputs}
+            mine = {n: outputs[index] if index < len(outputs) else outputs[0] for n, outputs in found.items()}
+            inner, named = {**scope, **mine}, {**values, "instance": index}
+            previous = self.emit_nodes(node["do"], (*at, "do"), inner, named, f"{owner}.{name}", previous)
+            scope.update({n: tensor for n, tensor in inner.items() if n not in components})
         return previous
 
     def _inputs(self, node: Mapping[str, Any], at: Path, scope: Scope, previous: int | None, most: int) -> list[int]:
@@ -365,7 +393,7 @@ class Composer:
         read = {
             local: self._source(name, local, source, index, sample)
             for local, source in component.inputs.items()
-            if not (self._absent(source) or (moment == "once" and source not in self.outside))
+            if not (self.absent(source) or (moment == "once" and source not in self.outside))
         }
         # As many as the input with most, and each of them as often as the component says.
         widest = max([self.b.shape(t)[0] for t in read.values() if self.b.tensors[t].chain_axis], default=self.chains)
@@ -378,7 +406,7 @@ class Composer:
         frozen = not component.trained
         return scope, self.emit_nodes(component.nodes, path, scope, values, owner, first, frozen, moment), widest
 
-    def _absent(self, source: str) -> bool:
+    def absent(self, source: str) -> bool:
         """Whether a source is declared but its condition does not hold; nodes that read it must not run either."""
         for kind, declared in (("inputs", self.file.inputs), ("components", self.file.components)):
             if source in declared and not self.condition(declared[source].when, (kind, source, "when")):

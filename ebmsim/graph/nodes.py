@@ -19,6 +19,7 @@ NODE_KEYS = ("op", "name", "inputs", "when", "weight", "phase", "runs")
 USE_KEYS = ("use", "name", "inputs", "with", "repeat", "when", "runs")
 EVALUATE_KEYS = ("evaluate", "at", "name", "energy", "phase")
 LOOP_KEYS = ("loop", "label", "do")
+EACH_KEYS = ("each", "do")
 PHASES = ("rng", "update", "accept", "host")
 _MOMENTS = {"once": 0, "every-step": 1, "every-evaluation": 2, "training": 3}
 _LAST = 4  # decoders
@@ -65,7 +66,7 @@ def check_nodes(document: Document, file: WorkloadFile) -> list[Problem]:
         for field in ("instances", "rows", "when", "unused_parameters"):
             problems += _names(document, ("components", name, field), getattr(component, field), known)
     if file.combine is not None:
-        problems += _check(document, file, file.combine.nodes, ("combine", "nodes"), known)
+        problems += _check(document, file, file.combine.nodes, ("combine", "nodes"), known, combine=True)
         problems += _runs(document, file.combine.nodes, ("combine", "nodes"), False)
         problems += _names(document, ("combine", "when"), file.combine.when, known)
     if file.sampler.sample:
@@ -198,7 +199,13 @@ def _kind(item: object) -> str:
 
 
 def _check(
-    document: Document, file: WorkloadFile, nodes: Sequence[Any], path: Path, known: set[str], program: bool = False
+    document: Document,
+    file: WorkloadFile,
+    nodes: Sequence[Any],
+    path: Path,
+    known: set[str],
+    program: bool = False,
+    combine: bool = False,
 ) -> Iterator[Problem]:
     if not nodes:
         yield document.problem(path, "expected at least one node, found an empty list")
@@ -211,12 +218,13 @@ def _check(
             yield from _names(document, (*at, "loop"), node["loop"], known)
             if node.get("label", "step") != "step":
                 yield document.problem((*at, "label"), f"expected the label step, found {_found(node['label'])}")
-            if isinstance(node.get("do"), list):
-                yield from _check(document, file, node["do"], (*at, "do"), known, program)
-            elif "do" in node:
-                yield document.problem((*at, "do"), f"expected a list of nodes, found {_found(node['do'])}")
-            else:
-                yield document.problem(at, "missing key 'do' of a loop")
+            yield from _body(document, file, node, at, known, "a loop", program)
+        elif combine and "each" in node:
+            yield from _unknown_keys(document, at, node, EACH_KEYS)
+            if not isinstance(node["each"], str) or node["each"] not in file.components:
+                hint = suggest(str(node["each"]), file.components)
+                yield document.problem((*at, "each"), f"expected a component, found {_found(node['each'])}", hint)
+            yield from _body(document, file, node, at, known | {"instance"}, "nodes for each instance")
         elif program and "evaluate" in node:
             yield from _unknown_keys(document, at, node, EVALUATE_KEYS)
             if node["evaluate"] not in ("gradient", "energy", "score"):
@@ -228,6 +236,24 @@ def _check(
             yield from _check_use(document, file, node, at, known)
         else:
             yield from _check_node(document, node, at, known)
+
+
+def _body(
+    document: Document,
+    file: WorkloadFile,
+    node: Mapping[str, Any],
+    at: Path,
+    known: set[str],
+    of: str,
+    program: bool = False,
+) -> Iterator[Problem]:
+    """The nodes under the key `do`."""
+    if isinstance(node.get("do"), list):
+        yield from _check(document, file, node["do"], (*at, "do"), known, program)
+    elif "do" in node:
+        yield document.problem((*at, "do"), f"expected a list of nodes, found {_found(node['do'])}")
+    else:
+        yield document.problem(at, f"missing key 'do' of {of}")
 
 
 def _found(value: object) -> str:
@@ -293,6 +319,8 @@ def _check_node(document: Document, node: Mapping[str, Any], at: Path, known: se
     if not isinstance(op, str):
         if "op" in node:
             yield document.problem((*at, "op"), f"expected an operator, found {_found(op)}")
+        elif "each" in node:
+            yield document.problem((*at, "each"), "'each' is of the nodes of combine only", "", True)
         elif "loop" in node or "evaluate" in node:
             key = "loop" if "loop" in node else "evaluate"
             yield document.problem((*at, key), f"'{key}' is of the sampler's program only", "", True)

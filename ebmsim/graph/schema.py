@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ebmsim.graph.nodes import HELD, NODE_KEYS, PHASES, USE_KEYS, public_operators
+from ebmsim.graph.nodes import EACH_KEYS, HELD, NODE_KEYS, PHASES, USE_KEYS, public_operators
 from ebmsim.graph.operators.table import Attribute
 from ebmsim.spec.workload import WorkloadFile
 
@@ -47,6 +47,15 @@ def workload_schema() -> dict[str, Any]:
         "additionalProperties": False,
     }
     schema["$defs"]["Node"] = {"oneOf": [*nodes, use]}
-    for model in ("Block", "Combination", "Component"):
+    each = {
+        "type": "object",
+        "description": "nodes repeated for every instance of a component, whose name is then that instance's output",
+        "properties": {key: {} for key in EACH_KEYS} | {"do": {"type": "array", "items": {"$ref": "#/$defs/Node"}}},
+        "required": list(EACH_KEYS),
+        "additionalProperties": False,
+    }
+    combined = schema["$defs"]["Combination"]["properties"]["nodes"]
+    combined["items"] = {"oneOf": [{"$ref": "#/$defs/Node"}, each]}
+    for model in ("Block", "Component"):
         schema["$defs"][model]["properties"]["nodes"]["items"] = {"$ref": "#/$defs/Node"}
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}

@@ -95,8 +95,12 @@ class _Iteration:
         self.part(part, mark)
 
     def data(self) -> None:
-        """Encoders that run in training alone: what makes samples of the data."""
-        since = len(self.b.nodes)
+        """Encoders of what an iteration is about: those that run once per inference, and those of training alone.
+
+        Every iteration has new data. Copies to the device are left out.
+        """
+        copies = (index for index, node in enumerate(self.b.nodes) if node.branch)
+        since = next(copies, len(self.b.nodes))
         with self.b.at(phase="forward"):
             self.composer.run("training", None)
         if len(self.b.nodes) > since:

@@ -34,8 +34,9 @@ def print_workload(w: Workload) -> None:
     for name, c in f.components.items():
         count = composer.instances(name, c)
         phase = PHASES.index("once" if c.runs == "once" else "forward")
-        mine = [i for i, b in enumerate(forward.branches) if b == f"{name}[0]" and forward.phase[i] == phase]
+        mine = [i for i, b in enumerate(forward.branches) if b.partition("[")[0] == name and forward.phase[i] == phase]
         flops = float(forward.flops[mine].sum()) if mine else 0.0
+        each = flops / count if count else 0.0
         moved = float((forward.read + forward.written)[mine].sum()) if mine else 0.0
         table.add_row(
             name,
@@ -44,7 +45,7 @@ def print_workload(w: Workload) -> None:
             str(count),
             c.weights,
             ", ".join(c.inputs.values()),
-            format_quantity(flops, "flops"),
+            format_quantity(each, "flops"),
             f"{flops / moved:.1f}" if moved else "–",
         )
     out.print(table)
@@ -77,7 +78,8 @@ def _program(nodes: list[dict[str, Any]], depth: int) -> list[str]:
         else:
             inputs = node.get("inputs", [])
             shown = ", ".join(map(str, inputs if isinstance(inputs, list) else [inputs]))
-            lines.append(f"{pad}{node.get('name', node['op'])} = {node['op']}({shown})")
+            kind = node.get("op") or node["use"]
+            lines.append(f"{pad}{node.get('name', kind)} = {kind}({shown})")
     return lines
 
 
@@ -93,7 +95,7 @@ def drawing(w: Workload, form: str) -> str:
         if not count:
             continue
         boxes.append((name, f"{name} × {count}" if count > 1 else name))
-        edges += [(source, name) for source in dict.fromkeys(c.inputs.values())]
+        edges += [(source, name) for source in dict.fromkeys(c.inputs.values()) if not composer.absent(source)]
         if c.role != "encoder":
             energies.append(name)
     edges += [(name, "energy") for name in energies] + [("energy", "gradient"), ("gradient", sample)]

@@ -117,7 +117,9 @@ class Sampler(_Model):
 class Combination(_Model):
     """How the outputs of the components become one; without it, or where `when` does not hold, they are added up."""
 
-    nodes: list[dict[str, Any]] = Field(description="they read outputs by component, its instances on the first axis")
+    nodes: list[dict[str, Any]] = Field(
+        description="they read outputs by component, its instances on the first axis, or each by itself"
+    )
     output: str = Field("", description="the node it yields; the last one if not given")
     when: Expr = True
     text: str = ""

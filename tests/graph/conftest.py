@@ -142,13 +142,6 @@ def index_add(x: Tensor, index: Tensor, a: Mapping[str, Any]) -> Tensor:
     return zeros.index_add(len(before), index.flatten(), x.reshape(*before, index.numel(), *rest))
 
 
-def bincount(x: Tensor, a: Mapping[str, Any]) -> Tensor:
-    """torch counts one axis at a time."""
-    if a["shared"]:
-        return torch.stack([bincount(part, {**a, "shared": a["shared"] - 1}) for part in x])
-    return torch.bincount(x.flatten(), minlength=a["size"])
-
-
 def upsample(x: Tensor, a: Mapping[str, Any]) -> Tensor:
     """torch takes images with exactly one axis before the channels."""
     image = fn.interpolate(x.reshape(-1, 1, *x.shape[-2:]), scale_factor=a["scale"], mode=a["mode"])
@@ -272,8 +265,6 @@ REALISED: dict[str, Rule] = {
     "max_pool2d_gradient": _max_pool_gradient,
     "gather": lambda i, a: (gather(*i, a),),
     "index_add": lambda i, a: (index_add(*i, a),),
-    "bincount": lambda i, a: (bincount(i[0], a),),
-    "fill": lambda i, a: (torch.zeros(a["shape"], dtype=torch.float64),),
     "to_device": _identity,
     "to_host": _identity,
     "synchronise": _identity,
@@ -548,9 +539,6 @@ CASES = [
         )
     ),
     # Nothing flows back through these.
-    Case("bincount", ((2, 4),), {"size": 3, "shared": 0}, "i"),
-    Case("bincount", ((2, 4, 2),), {"size": 5, "shared": 1}, "i"),
-    Case("fill", (), {"shape": (2, 3), "chains": True}),
     *(Case(op, (X, (4,)), {}) for op in ("equal", "less")),
     *(Case(op, (X,), {}) for op in ("to_device", "to_host", "synchronise")),
     Case("host", (X,), {"seconds": 1e-3, "per": "launch"}),
@@ -565,7 +553,7 @@ CASES = [
 # Operators that gradients stop at. The norms' kernels take statistics that belong to their x, so they are reached by
 # differentiating the norms once and twice, not alone.
 STOP = {"equal", "less", "to_device", "to_host", "synchronise", "host", "random_normal", "random_uniform"}
-STOP |= {"adam", "running_average", "squared_norm", "bincount", "fill"}
+STOP |= {"adam", "running_average", "squared_norm"}
 # Neither is the backward kernel of attention, whose result and sums belong to its q, k and v; nor attention itself,
 # which has no second derivative.
 NOT_ALONE = {"norm_gradient", "norm_weight_gradient", "attention", "attention_gradient"}

@@ -53,13 +53,6 @@ operator(
     },
     text="zeros to which the rows of the first input are added, each where the index says",
 )
-operator(
-    "bincount",
-    "transformation",
-    attributes={"size": Attribute("int", required=True, text="number of different indices"), "shared": _SHARED},
-    result="index",
-    text="how often each index occurs",
-)
 
 
 @shape("embedding")
@@ -149,22 +142,3 @@ def _(b: Builder, node: Node, grads: Sequence[int], want: Sequence[bool]) -> Seq
     """Linear in the rows: the cotangent's rows."""
     a = dict(node.attributes)
     return [b.emit("gather", grads[0], node.inputs[1], axis=a["axis"], shared=a["shared"]), None]
-
-
-@shape("bincount")
-def _(inputs: Sequence[Shape], a: Mapping[str, Any]) -> tuple[Shape, ...]:
-    if a["shared"] > len(inputs[0]):
-        raise ShapeError(f"expected at least {a['shared']} axes, found shape {list(inputs[0])}")
-    return ((*inputs[0][: a["shared"]], a["size"]),)
-
-
-@work("bincount")
-def _(inputs: Sequence[Shape], outputs: Sequence[Shape], a: Mapping[str, Any]) -> Work:
-    """y[i[j]] += 1: one addition per index."""
-    return Work(flops=elements(inputs[0]))
-
-
-@gradient("bincount")
-def _(b: Builder, node: Node, grads: Sequence[int], want: Sequence[bool]) -> Sequence[int | None]:
-    """A count is piecewise constant."""
-    return [None]

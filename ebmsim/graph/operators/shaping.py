@@ -57,16 +57,6 @@ operator(
 )
 operator("pad", "transformation", attributes=_PAD, result="same", text="extend trailing axes")
 operator("pad_gradient", "transformation", attributes=_PAD, public=False)
-operator(
-    "fill",
-    "movement",
-    0,
-    attributes={
-        "shape": Attribute("ints", required=True, text="shape, without the chain axis"),
-        "chains": Attribute("bool", True, text="whether every chain has its own"),
-    },
-    text="a tensor of given values (zeros, ones, a range) written out",
-)
 operator("copy", "transformation", result="same", text="write a view out contiguously")
 
 
@@ -142,17 +132,12 @@ def _(inputs: Sequence[Shape], a: Mapping[str, Any]) -> tuple[Shape, ...]:
     return (tuple(s - m for s, m in zip(inputs[0], _margins(inputs[0], a), strict=True)),)
 
 
-@shape("fill")
-def _(inputs: Sequence[Shape], a: Mapping[str, Any]) -> tuple[Shape, ...]:
-    return (tuple(a["shape"]),)
-
-
 @shape("copy")
 def _(inputs: Sequence[Shape], a: Mapping[str, Any]) -> tuple[Shape, ...]:
     return (inputs[0],)
 
 
-@work("concat", "pad", "copy", "fill", "slice_gradient")
+@work("concat", "pad", "copy", "slice_gradient")
 def _(inputs: Sequence[Shape], outputs: Sequence[Shape], a: Mapping[str, Any]) -> Work:
     """Elements are read once and written once; no arithmetic."""
     return Work()
@@ -222,11 +207,6 @@ def _(b: Builder, node: Node, grads: Sequence[int], want: Sequence[bool]) -> Seq
 @gradient("pad_gradient")
 def _(b: Builder, node: Node, grads: Sequence[int], want: Sequence[bool]) -> Sequence[int | None]:
     return [b.emit("pad", grads[0], **dict(node.attributes))]
-
-
-@gradient("fill")
-def _(b: Builder, node: Node, grads: Sequence[int], want: Sequence[bool]) -> Sequence[int | None]:
-    return []
 
 
 @gradient("copy")

@@ -248,7 +248,7 @@ class Composer:
         if not operator.least <= len(inputs) <= operator.most:
             wanted = f"{operator.least}" if operator.least == operator.most else f"at least {operator.least}"
             raise self.refuse(at, f"expected {wanted} inputs of {op}, found {len(inputs)}")
-        if operator.category == "rng" or (op in ("reshape", "expand") and chain):
+        if operator.most == 0 or (op in ("reshape", "expand") and chain):
             rows = tensors[inputs[0]].shape[0] if inputs else self.chains
             attributes["shape"] = (rows, *attributes["shape"])
         if op == "concat" and chain:
@@ -256,8 +256,8 @@ class Composer:
         lead: tuple[int, ...] = ()
         if operator.category == "convolution":
             inputs, lead = batched(self.b, inputs, 3 if op.endswith("2d") else 2)
-        if op in ("gather", "index_add"):
-            indexed, index = (tensors[i].chain_axis for i in inputs)
+        if "shared" in attributes:
+            indexed, index = (tensors[i].chain_axis for i in inputs[:2])
             attributes["shared"] += indexed and index
             if index and not indexed and attributes["axis"] != -rank:
                 message = "expected axis 0: the index has a chain axis, which comes first, and what it indexes has none"
@@ -284,8 +284,6 @@ class Composer:
                     output = self.b.emit("reshape", output, shape=(*lead, *self.b.shape(output)[1:]))
             if tensors[output].elements > _LARGEST_TENSOR:
                 raise self.refuse(at, f"expected at most 1e15 elements, found {tensors[output].elements:.3g}")
-            if operator.category == "rng":
-                tensors[output] = tensors[output]._replace(chain_axis=True)
             return output
         except ShapeError as error:
             raise self.refuse(at, f"{op}: {error}") from None

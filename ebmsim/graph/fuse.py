@@ -6,16 +6,14 @@ from collections.abc import Sequence
 
 from ebmsim.graph.graph import Graph, Node
 from ebmsim.graph.lower import view_roots
-from ebmsim.graph.operators.activations import _COST as _ACTIVATIONS
+from ebmsim.graph.operators.activations import ACTIVATIONS
+from ebmsim.graph.operators.arithmetic import ARITHMETIC
 from ebmsim.graph.operators.table import OPERATORS
 
 # One result per element from the same element of each input: these may join any kernel that feeds them.
-POINTWISE = frozenset(
-    {"add", "sub", "mul", "div", "equal", "less", "select", "scale", "shift", "square", "clamp", "clamp_gradient"}
-    | set(_ACTIVATIONS)
-)
+POINTWISE = frozenset({*ACTIVATIONS, *ARITHMETIC, "to_float"})
 # A reduction may end a fused kernel.
-LAST = frozenset({"reduce_sum", "reduce_mean", "reduce_max", "reduce_min"})
+LAST = frozenset({"reduce_sum", "reduce_mean", "reduce_max", "reduce_min", "reduce_norm"})
 PRODUCTS = frozenset({"matmul", "convolution"})
 # Kernels of a library that nothing joins.
 ALONE = frozenset({"attention", "attention_gradient"})

@@ -121,7 +121,7 @@ class Builder:
         shapes = _shapes(op, tuple([tensors[i].shape for i in inputs]), key)
         first = len(tensors)
         operator = OPERATORS[op]
-        chain = operator.category == "rng" or any(tensors[i].chain_axis for i in inputs)
+        chain = operator.most == 0 or any(tensors[i].chain_axis for i in inputs)
         full = self.prefix + (name or op)
         kinds = (operator.result,) * len(shapes) if isinstance(operator.result, str) else operator.result
         for shape, result in zip(shapes, kinds, strict=True):

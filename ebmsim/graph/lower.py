@@ -102,10 +102,11 @@ def lower(graph: Graph, nodes: Sequence[Node], dtype: str, *, cyclic: bool = Fal
 
 
 def view_roots(graph: Graph) -> dict[int, int]:
-    """For every tensor that is a view, the tensor whose memory it shows."""
+    """For every tensor that is a view or written in place, the tensor whose memory it shows."""
     root: dict[int, int] = {}
     for node in graph.nodes:
-        if OPERATORS[node.op].category == "view":
+        operator = OPERATORS[node.op]
+        if operator.category == "view" or operator.in_place:
             root[node.outputs[0]] = root.get(node.inputs[0], node.inputs[0])
     return root
 
@@ -144,9 +145,10 @@ class _Lowering:
                 accesses.append((index, origin, amount, False))
             out = 0.0
             for t in node.outputs:
-                amount = tensors[t].elements * size[tensors[t].kind]
+                part = work.written if t == node.outputs[0] else None
+                amount = (tensors[t].elements if part is None else part) * size[tensors[t].kind]
                 out += amount
-                accesses.append((index, t, amount, True))
+                accesses.append((index, self.root.get(t, t), amount, True))
             read.append(activations + weights)
             read_weights.append(weights)
             written.append(out)
@@ -207,18 +209,18 @@ class _Lowering:
         before: dict[int, float] = {}
         first: dict[int, tuple[int, float]] = {}
         last: dict[int, float] = {}
-        writes: dict[int, tuple[int, float]] = {}
+        writes: list[tuple[int, int, float]] = []
         distance = [float("inf")] * len(accesses)
         for i, (_, tensor, amount, is_write) in enumerate(accesses):
             if is_write:
-                writes[tensor] = (i, touched)
+                writes.append((i, tensor, touched))
             elif tensor in before:
                 distance[i] = touched - before[tensor] + amount
             else:
                 first[tensor] = (i, touched)
             touched += amount
             before[tensor] = last[tensor] = touched
-        for tensor, (i, at) in writes.items():
+        for i, tensor, at in writes:
             distance[i] = last[tensor] - at
         cold = list(distance)
         if cyclic:
@@ -228,13 +230,16 @@ class _Lowering:
         return _rounded(distance), _rounded(cold)
 
     def _live(self, accesses: list[tuple[int, int, float, bool]]) -> float:
-        """Peak bytes of activations alive at once: each from its write through the last kernel that touches it."""
+        """Peak bytes of activations alive at once: each from its first write to the last kernel that touches it."""
         end: dict[int, int] = {}
-        for kernel, tensor, _, _ in accesses:
+        first: dict[int, int] = {}
+        for i, (kernel, tensor, _, is_write) in enumerate(accesses):
             end[tensor] = kernel
-        change = [0.0] * (len(self.nodes) + 1)
-        for kernel, tensor, amount, is_write in accesses:
             if is_write:
+                first.setdefault(tensor, i)
+        change = [0.0] * (len(self.nodes) + 1)
+        for i, (kernel, tensor, amount, _) in enumerate(accesses):
+            if first.get(tensor) == i:
                 change[kernel] += amount
                 change[end[tensor] + 1] -= amount
         return max(accumulate(change))

@@ -372,8 +372,8 @@ def attribute_value(attribute: Attribute, given: Any, names: Mapping[str, Any], 
         return value
     if kind == "int":
         return _whole(given, names, attribute.least)
-    if kind == "axis":
-        return _axis(given, names, rank)
+    if kind in ("axis", "new axis"):
+        return _axis(given, names, rank + (kind == "new axis"))
     items = given if isinstance(given, list) else [given]
     if kind == "axes":
         return tuple(_axis(item, names, rank) for item in items)

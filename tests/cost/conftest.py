@@ -21,20 +21,28 @@ DTYPES = ("fp32", "bf16")
 
 @st.composite
 def _images(draw: st.DrawFn, side: int) -> list[dict[str, Any]]:
-    """A network over [4, side, side]: convolutions, norms, activations, residuals."""
+    """A network over [4, side, side]: convolutions, norms, activations, residuals, halving and doubling."""
     nodes: list[dict[str, Any]] = [{"op": "reshape", "inputs": "x", "shape": [4, side, side]}]
     channels = 4
     for index in range(draw(st.integers(1, 3))):
-        kind = draw(st.sampled_from(["conv", "conv", "norm", "activation", "residual", "strided"]))
+        kind = draw(st.sampled_from(["conv", "conv", "norm", "activation", "residual", "strided", "pooled", "doubled"]))
         here = f"n{index}"
         if kind == "conv":
             channels = draw(st.sampled_from([4, 16, 64, 200]))
             kernel = draw(st.sampled_from([1, 3]))
             nodes += [{"op": "conv2d", "name": here, "out": channels, "kernel": kernel, "padding": kernel // 2}]
         elif kind == "norm":
-            nodes += [{"op": "group_norm", "name": here, "groups": 4}]
+            norms = [{"op": "group_norm", "groups": 4}, {"op": "instance_norm"}, {"op": "batch_norm"}]
+            nodes += [{**draw(st.sampled_from(norms)), "name": here}]
         elif kind == "activation":
-            nodes += [{"op": draw(st.sampled_from(["relu", "silu", "tanh"])), "name": here}]
+            nodes += [{"op": draw(st.sampled_from(["relu", "silu", "tanh", "mish"])), "name": here}]
+        elif kind == "pooled" and side > 4:
+            side //= 2
+            nodes += [{"op": "max_pool2d", "name": here, "kernel": 2, "stride": 2}]
+        elif kind == "doubled" and side < 32:
+            side *= 2
+            up = {"op": "conv_transpose2d", "out": channels, "kernel": 4, "stride": 2, "padding": 1}
+            nodes += [{**draw(st.sampled_from([up, {"op": "upsample"}])), "name": here}]
         elif kind == "strided" and side > 4:
             side //= 2
             nodes += [{"op": "conv2d", "name": here, "out": channels, "kernel": 3, "padding": 1, "stride": 2}]
@@ -49,7 +57,10 @@ def _images(draw: st.DrawFn, side: int) -> list[dict[str, Any]]:
 
 @st.composite
 def _tokens(draw: st.DrawFn, side: int, conditioned: bool) -> list[dict[str, Any]]:
-    """A network over [side, 4 · side]: linear layers, norms, activations, attention, a condition added."""
+    """A network over [side, 4 · side]: linear layers, norms, activations, attention, rows taken and replaced.
+
+    A condition may be added.
+    """
     nodes: list[dict[str, Any]] = [{"op": "reshape", "name": "start", "inputs": "x", "shape": [side, 4 * side]}]
     if conditioned:
         nodes += [
@@ -59,21 +70,43 @@ def _tokens(draw: st.DrawFn, side: int, conditioned: bool) -> list[dict[str, Any
         ]
     width = 4 * side
     for index in range(draw(st.integers(1, 3))):
-        kind = draw(st.sampled_from(["linear", "linear", "norm", "activation", "attention"]))
+        kinds = ["linear", "linear", "norm", "activation", "attention", "fused attention", "gathered", "replaced"]
+        kind = draw(st.sampled_from(kinds))
         here = f"n{index}"
         if kind == "linear":
             width = draw(st.sampled_from([8, 64, 500, 2048]))
             nodes += [{"op": "linear", "name": here, "out": width}]
         elif kind == "norm":
-            nodes += [{"op": "layer_norm", "name": here}]
+            nodes += [{"op": draw(st.sampled_from(["layer_norm", "rms_norm"])), "name": here}]
         elif kind == "activation":
-            nodes += [{"op": draw(st.sampled_from(["gelu", "sigmoid", "relu"])), "name": here}]
+            nodes += [{"op": draw(st.sampled_from(["gelu", "sigmoid", "relu", "gelu_tanh"])), "name": here}]
+        elif kind == "gathered":
+            nodes += [
+                {"op": "scale", "name": f"{here}x", "by": 1},
+                {"op": "gather", "name": f"{here}y", "inputs": [f"{here}x", "which"]},
+                {"op": "zeros", "name": f"{here}z", "shape": [side, width]},
+                {"op": "scatter_add", "name": here, "inputs": [f"{here}z", "which", f"{here}y"]},
+            ]
+        elif kind == "replaced":
+            nodes += [
+                {"op": "scale", "name": f"{here}x", "by": 1},
+                {"op": "slice", "name": f"{here}first", "axis": 0, "length": 1},
+                {"op": "exp", "name": f"{here}part"},
+                {"op": "assign", "name": here, "inputs": [f"{here}x", f"{here}part"], "start": 1},
+            ]
         else:
             nodes += [
                 {"op": "scale", "name": f"{here}x", "by": 1},
                 {"op": "linear", "name": f"{here}q", "inputs": f"{here}x", "out": width},
                 {"op": "linear", "name": f"{here}k", "inputs": f"{here}x", "out": width},
                 {"op": "linear", "name": f"{here}v", "inputs": f"{here}x", "out": width},
+            ]
+            if kind == "fused attention":
+                causal = draw(st.booleans())
+                qkv = [f"{here}{part}" for part in "qkv"]
+                nodes += [{"op": "attention", "name": here, "inputs": qkv, "causal": causal}]
+                continue
+            nodes += [
                 {"op": "matmul", "name": f"{here}s", "inputs": [f"{here}q", f"{here}k"], "transpose_b": True},
                 {"op": "softmax", "name": f"{here}p"},
                 {"op": "matmul", "name": here, "inputs": [f"{here}p", f"{here}v"]},
@@ -100,7 +133,7 @@ def workloads(draw: st.DrawFn) -> Workload:
         uses = conditioned and not image
         components[f"net{index}"] = {
             "role": "energy",
-            "inputs": {"x": "x", "z": "embed"} if uses else {"x": "x"},
+            "inputs": {"x": "x", "which": "which"} | ({"z": "embed"} if uses else {}),
             "instances": draw(st.integers(1, 3)),
             "weights": draw(st.sampled_from(["shared", "distinct"])),
             "nodes": draw(_images(side) if image else _tokens(side, uses)),
@@ -117,7 +150,8 @@ def workloads(draw: st.DrawFn) -> Workload:
             "training_batch": draw(st.sampled_from([1, 16, 100])),
             "iterations": 10,
         },
-        "inputs": {"label": {"shape": [16]}} if conditioned else {},
+        "inputs": {"which": {"shape": [side], "kind": "index", "chain_axis": draw(st.booleans())}}
+        | ({"label": {"shape": [16]}} if conditioned else {}),
         "components": components,
         "sampler": {
             "sample": {"x": [4, side, side]},

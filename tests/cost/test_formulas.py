@@ -190,12 +190,15 @@ def touches(graph: Graph, nodes: list[Node]) -> list[tuple[int, int, float, bool
     found = []
     for index, node in enumerate(n for n in nodes if OPERATORS[n.op].category != "view"):
         shapes = [[graph.tensors[t].shape for t in ts] for ts in (node.inputs, node.outputs)]
-        limits = WORK[node.op](*shapes, dict(node.attributes)).read
+        work = WORK[node.op](*shapes, dict(node.attributes))
+        limits = work.read
         for position, t in enumerate(node.inputs):
             held = graph.tensors[root.get(t, t)]
             elements = min(graph.tensors[t].elements, held.elements, *([limits[position]] if limits else []))
             found.append((index, root.get(t, t), elements * size[graph.tensors[t].kind], False))
-        found += [(index, t, graph.tensors[t].elements * size[graph.tensors[t].kind], True) for t in node.outputs]
+        for t in node.outputs:
+            part = graph.tensors[t].elements if work.written is None else work.written
+            found.append((index, root.get(t, t), part * size[graph.tensors[t].kind], True))
     return found
 
 
@@ -230,7 +233,7 @@ def test_reuse_and_liveness_are_those_of_a_walk(workload: Workload) -> None:
         in_turn = max((j for j in same if j < i), default=None)
         assert rounded_up(table.cold[i], math.inf if in_turn is None else passed[i] - passed[in_turn + 1] + amount)
 
-    written = {t: amount for _, t, amount, write in accesses if write}
+    written = {t: amount for _, t, amount, write in reversed(accesses) if write}
     span = {t: [accesses[i][0] for i in moments[t] if i < turn] for t in written}
     peak = max(
         sum(amount for t, amount in written.items() if min(span[t]) <= kernel <= max(span[t]))

@@ -172,13 +172,16 @@ def test_mean_power_stays_below_the_limit(workload: Workload, hardware: Hardware
 @FEW
 @given(...)
 def test_input_gradient_takes_the_products_of_the_forward(workload: Workload) -> None:
-    """A product with a weight has one product behind it, a product of two activations two, others none."""
+    """A product with a weight has one product behind it, a product of two activations two, fused attention five halves.
+
+    Others have none.
+    """
     lowered, _ = lowered_and_policy(workload, load_hardware("rtx5090"), Policy())
     table = lowered.plain
     forward = np.array([b.startswith("net") for b in table.branches]) & (table.phase == PHASES.index("forward"))
     # A projection of the condition does not see the sample.
     seen = np.array([not name.endswith(".linear1") or "z" not in spec_of(workload, name) for name in table.names])
-    twice = np.where(np.array(table.ops) == "matmul", 2, 1)
+    twice = np.array([{"matmul": 2, "attention": 2.5}.get(op, 1) for op in table.ops])
     expected = (table.product_flops * twice)[forward & seen].sum()
     assert table.product_flops[table.phase == PHASES.index("backward-input")].sum() == expected
 

@@ -7,11 +7,14 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 import torch.nn.functional as fn
+import yaml
 from torch import Tensor
 
 import ebmsim.graph.operators  # noqa: F401  (fills the tables)
 from ebmsim.graph.graph import Builder, Graph
 from ebmsim.graph.operators.table import OPERATORS
+from ebmsim.spec.located import parse_document
+from ebmsim.spec.workload import Workload, parse_workload, settle
 
 Values = dict[int, Tensor]
 Rule = Callable[[Sequence[Tensor], Mapping[str, Any]], tuple[Tensor, ...]]
@@ -142,6 +145,24 @@ def index_add(x: Tensor, index: Tensor, a: Mapping[str, Any]) -> Tensor:
     return zeros.index_add(len(before), index.flatten(), x.reshape(*before, index.numel(), *rest))
 
 
+def scatter(x: Tensor, index: Tensor, rows: Tensor, a: Mapping[str, Any], add: bool = False) -> Tensor:
+    """torch's index_copy or index_add, for every position of the shared axes; what is written broadcasts."""
+    axis = x.dim() + a["axis"]
+    rows = rows.expand((*x.shape[:axis], *index.shape[a["shared"] :], *x.shape[axis + 1 :]))
+    if a["shared"]:
+        each = zip(x, index, rows, strict=True)
+        return torch.stack([scatter(*three, {**a, "shared": a["shared"] - 1}, add) for three in each])
+    rows = rows.reshape((*x.shape[:axis], index.numel(), *x.shape[axis + 1 :]))
+    return (x.index_add if add else x.index_copy)(axis, index.flatten(), rows)
+
+
+def assign(x: Tensor, part: Tensor, a: Mapping[str, Any]) -> Tensor:
+    """The part between what stands before and after it."""
+    axis, end = x.dim() + a["axis"], a["start"] + a["length"]
+    part = part.expand(*x.shape[:axis], a["length"], *x.shape[axis + 1 :])
+    return torch.cat([x.narrow(axis, 0, a["start"]), part, x.narrow(axis, end, x.shape[axis] - end)], axis)
+
+
 def upsample(x: Tensor, a: Mapping[str, Any]) -> Tensor:
     """torch takes images with exactly one axis before the channels."""
     image = fn.interpolate(x.reshape(-1, 1, *x.shape[-2:]), scale_factor=a["scale"], mode=a["mode"])
@@ -237,6 +258,19 @@ REALISED: dict[str, Rule] = {
     "mish_gradient": lambda i, a: (transposed(fn.mish, *i),),
     "softplus_gradient": lambda i, a: (transposed(fn.softplus, *i),),
     "elu_gradient": lambda i, a: (transposed(lambda x: fn.elu(x, a["alpha"]), *i),),
+    "neg": lambda i, a: (-i[0],),
+    "abs": lambda i, a: (i[0].abs(),),
+    "sign": lambda i, a: (i[0].sign(),),
+    "reciprocal": lambda i, a: (i[0].reciprocal(),),
+    "rsqrt": lambda i, a: (i[0].rsqrt(),),
+    "pow": lambda i, a: (i[0] ** a["by"],),
+    "maximum": lambda i, a: (torch.maximum(*i),),
+    "minimum": lambda i, a: (torch.minimum(*i),),
+    "argmax": lambda i, a: (i[0].argmax(a["axis"]),),
+    "argmin": lambda i, a: (i[0].argmin(a["axis"]),),
+    "topk": lambda i, a: tuple(reversed(i[0].topk(a["count"]))),
+    "one_hot": lambda i, a: (fn.one_hot(i[0], a["size"]),),
+    "to_float": lambda i, a: (i[0].double(),),
     "add": lambda i, a: (i[0] + i[1],),
     "sub": lambda i, a: (i[0] - i[1],),
     "mul": lambda i, a: (i[0] * i[1],),
@@ -265,6 +299,10 @@ REALISED: dict[str, Rule] = {
     "max_pool2d_gradient": _max_pool_gradient,
     "gather": lambda i, a: (gather(*i, a),),
     "index_add": lambda i, a: (index_add(*i, a),),
+    "zeros": lambda i, a: (torch.zeros(a["shape"], dtype=torch.float64),),
+    "scatter_add": lambda i, a: (scatter(*i, a, add=True),),
+    "scatter": lambda i, a: (scatter(*i, a),),
+    "assign": lambda i, a: (assign(*i, a),),
     "to_device": _identity,
     "to_host": _identity,
     "synchronise": _identity,
@@ -286,20 +324,30 @@ REALISED: dict[str, Rule] = {
     "matmul": lambda i, a: ((i[0].mT if a["transpose_a"] else i[0]) @ (i[1].mT if a["transpose_b"] else i[1]),),
     "random_normal": lambda i, a: (torch.randn(a["shape"]),),
     "random_uniform": lambda i, a: (torch.rand(a["shape"]),),
+    "random_integers": lambda i, a: (torch.randint(9, a["shape"]),),
+    "categorical": lambda i, a: (
+        torch.multinomial(i[0].flatten(0, -2), a["count"], replacement=True).unflatten(0, i[0].shape[:-1]),
+    ),
     "reduce_sum": lambda i, a: (i[0].sum(a["axes"], a["keep"]),),
     "reduce_mean": lambda i, a: (i[0].mean(a["axes"], a["keep"]),),
-    "reduce_std": lambda i, a: (i[0].std(a["axes"], keepdim=a["keep"]),),
     "reduce_max": lambda i, a: (i[0].amax(a["axes"], a["keep"]),),
     "reduce_min": lambda i, a: (i[0].amin(a["axes"], a["keep"]),),
+    "reduce_norm": lambda i, a: (torch.linalg.vector_norm(i[0], 2, a["axes"], a["keep"]),),
+    "reduce_var": lambda i, a: (i[0].var(a["axes"], correction=a["correction"], keepdim=a["keep"]),),
+    "reduce_std": lambda i, a: (i[0].std(a["axes"], correction=a["correction"], keepdim=a["keep"]),),
     "logsumexp": lambda i, a: (i[0].logsumexp(a["axes"], a["keep"]),),
     "softmax": lambda i, a: (i[0].softmax(a["axis"]),),
+    "log_softmax": lambda i, a: (i[0].log_softmax(a["axis"]),),
+    "log_softmax_gradient": lambda i, a: (i[0] - i[1].exp() * i[0].sum(a["axis"], keepdim=True),),
     "softmax_gradient": lambda i, a: (i[1] * (i[0] - (i[0] * i[1]).sum(a["axis"], keepdim=True)),),
     "reshape": lambda i, a: (i[0].reshape(a["shape"]),),
     "expand": lambda i, a: (i[0].expand(a["shape"]),),
+    "detach": lambda i, a: (i[0].detach(),),
     "permute": lambda i, a: (permute(i[0], a["order"]),),
     "slice": lambda i, a: (i[0].narrow(a["axis"], a["start"], a["length"]),),
     "slice_gradient": _slice_gradient,
     "concat": lambda i, a: (torch.cat(list(i), a["axis"]),),
+    "stack": lambda i, a: (torch.stack(list(i), a["axis"]),),
     "pad": lambda i, a: (pad(i[0], a),),
     "pad_gradient": _pad_gradient,
     "copy": lambda i, a: (i[0].clone(),),
@@ -393,12 +441,13 @@ _IMAGE = (2, 4, 5, 6)
 _ROWS = (2, 4, 7)
 _BOUNDS = {"low": -0.3, "high": 0.6}
 _ACTIVATIONS = ["relu", "sigmoid", "tanh", "silu", "gelu", "gelu_tanh", "mish", "softplus"]
-_ONE = [*_ACTIVATIONS, "exp", "sin", "cos", "square", "copy"]
+_ONE = [*_ACTIVATIONS, "exp", "sin", "cos", "neg", "abs", "square", "copy"]
 _TWO = [f"{op}_gradient" for op in _ACTIVATIONS]
-_REDUCTIONS = ["reduce_sum", "reduce_mean", "reduce_std", "reduce_max", "reduce_min", "logsumexp"]
+_REDUCTIONS = ["reduce_sum", "reduce_mean", "reduce_max", "reduce_min", "reduce_norm", "logsumexp"]
 CASES = [
     *(Case(op, (X,), {}) for op in _ONE),
-    *(Case(op, (X,), {}, positive=True) for op in ("log", "sqrt")),
+    *(Case(op, (X,), {}, positive=True) for op in ("log", "sqrt", "rsqrt", "reciprocal")),
+    *(Case("pow", (X,), {"by": by}, positive=True) for by in (2.0, 3.0, -0.7)),
     Case("leaky_relu", (X,), {"slope": 0.2}),
     Case("elu", (X,), {"alpha": 0.7}),
     Case("elu_gradient", (X, X), {"alpha": 0.7}),
@@ -406,7 +455,7 @@ CASES = [
     Case("leaky_relu_gradient", (X, X), {"slope": 0.2}),
     *(
         Case(op, shapes, {}, positive=op == "div")
-        for op in ("add", "sub", "mul", "div")
+        for op in ("add", "sub", "mul", "div", "maximum", "minimum")
         for shapes in ((X, X), (X, (4,)), ((3, 1), X), ((2, 1, 4), (1, 3, 1)), ((), X), (X, (1, 1, 1)))
     ),
     Case("scale", (X,), {"by": -1.5}),
@@ -476,8 +525,14 @@ CASES = [
         for op in _REDUCTIONS
         for a in (_axes(-1), _axes(-3, -1), _axes(-2, keep=True), _axes(-3, -2, -1))
     ),
-    *(Case("softmax", (X,), {"axis": axis}) for axis in (-1, -2)),
-    *(Case("softmax_gradient", (X, X), {"axis": axis}) for axis in (-1, -3)),
+    *(
+        Case(op, (X,), {**a, "correction": correction})
+        for op in ("reduce_var", "reduce_std")
+        for a, correction in ((_axes(-1), 1), (_axes(-3, -1), 0), (_axes(-2, keep=True), 2))
+    ),
+    *(Case(op, (X,), {"axis": axis}) for op in ("softmax", "log_softmax") for axis in (-1, -2)),
+    *(Case(f"{op}_gradient", (X, X), {"axis": axis}) for op in ("softmax", "log_softmax") for axis in (-1, -3)),
+    Case("topk", (X,), {"count": 2}),
     Case("group_norm", (_IMAGE, (4,), (4,)), {"groups": 2, "affine": True}),
     Case("group_norm", (_IMAGE,), {"groups": 4, "affine": False}),
     Case("group_norm", ((2, 6, 5), (6,), (6,)), {"groups": 1, "affine": True}),
@@ -511,6 +566,8 @@ CASES = [
     Case("slice_gradient", (X,), {"axis": -2, "start": 1, "length": 3, "size": 5}),
     Case("concat", (X, (2, 2, 4)), {"axis": -2}),
     Case("concat", (X, X, (2, 3, 1)), {"axis": -1}),
+    Case("stack", (X, X), {"axis": -1}),
+    Case("stack", (X, X, X), {"axis": -3}),
     *(
         Case(op, (shape,), {"before": (1, 2), "after": (2, 0), "mode": mode})
         for op, shape in (("pad", X), ("pad_gradient", (2, 6, 6)))
@@ -538,7 +595,27 @@ CASES = [
             (((2, 4), (2, 4)), -1, 2),
         )
     ),
+    *(
+        Case(op, shapes, {"axis": axis, "shared": shared}, "fif")
+        for op in ("scatter", "scatter_add")
+        for shapes, axis, shared in (
+            (((2, 3, 4), (2,), (2, 2, 4)), -2, 0),
+            (((2, 3, 4), (2, 2), (2, 4)), -2, 1),
+            (((2, 4, 3), (2, 4), ()), -1, 2),
+        )
+    ),
+    Case("assign", (X, (2, 2, 4)), {"axis": -2, "start": 1, "length": 2}),
+    Case("assign", (X, (3, 1)), {"axis": -1, "start": 0, "length": 1}),
+    Case("assign", (X, ()), {"axis": -1, "start": 3, "length": 1}),
     # Nothing flows back through these.
+    *(Case(op, (X,), {"axis": axis}) for op in ("argmax", "argmin") for axis in (-1, -2)),
+    Case("one_hot", ((2, 3),), {"size": 4}, "i"),
+    Case("to_float", ((2, 3),), {}, "m"),
+    Case("sign", (X,), {}),
+    Case("zeros", (), {"shape": (2, 3)}),
+    Case("detach", (X,), {}),
+    Case("random_integers", (), {"shape": (2, 3)}),
+    Case("categorical", (X,), {"count": 5}, positive=True),
     *(Case(op, (X, (4,)), {}) for op in ("equal", "less")),
     *(Case(op, (X,), {}) for op in ("to_device", "to_host", "synchronise")),
     Case("host", (X,), {"seconds": 1e-3, "per": "launch"}),
@@ -553,6 +630,7 @@ CASES = [
 # Operators that gradients stop at. The norms' kernels take statistics that belong to their x, so they are reached by
 # differentiating the norms once and twice, not alone.
 STOP = {"equal", "less", "to_device", "to_host", "synchronise", "host", "random_normal", "random_uniform"}
+STOP |= {"argmax", "argmin", "one_hot", "to_float", "sign", "zeros", "detach", "random_integers", "categorical"}
 STOP |= {"adam", "running_average", "squared_norm"}
 # Neither is the backward kernel of attention, whose result and sums belong to its q, k and v; nor attention itself,
 # which has no second derivative.
@@ -592,6 +670,33 @@ def realised() -> dict[str, Rule]:
 def cases() -> list[Case]:
     """All cases."""
     return CASES
+
+
+def one_network(nodes: list[dict], inputs: Mapping[str, dict], sample: list[int], **more: Any) -> Workload:
+    """A workload of one network `net` of the sample x and of inputs, whose energy's gradient is taken once."""
+    names = ["x", *inputs]
+    file = {
+        "name": "one",
+        "title": "one",
+        "paper": {"title": "none", "year": 2024},
+        "taxonomy": {"compositionality": "mono", "dependency": "sequential"},
+        "parameters": {"chains": 3, "steps": 1},
+        "inputs": dict(inputs),
+        "components": {"net": {"role": "energy", "inputs": {name: name for name in names}, "nodes": nodes}},
+        "sampler": {
+            "sample": {"x": sample},
+            "program": [{"loop": 1, "label": "step", "do": [{"evaluate": "gradient", "at": "x", "name": "g"}]}],
+        },
+        **more,
+    }
+    document = parse_document(yaml.safe_dump(file, sort_keys=False))
+    return settle(document, parse_workload(document))
+
+
+@pytest.fixture(scope="session")
+def network() -> Callable[..., Workload]:
+    """Writes a workload of one network, for 3 chains, and reads it back."""
+    return one_network
 
 
 @pytest.fixture(scope="session")

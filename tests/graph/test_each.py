@@ -38,7 +38,7 @@ FILE: dict[str, Any] = {
     },
     "combine": {
         "nodes": [
-            {"op": "fill", "name": "total", "shape": [NODES, WIDTH]},
+            {"op": "zeros", "name": "total", "shape": [NODES, WIDTH]},
             {
                 "each": "net",
                 "do": [
@@ -85,7 +85,7 @@ def test_every_instance_adds_to_what_the_ones_before_gave(n: int, run, values_of
 def test_nodes_are_launched_once_for_each_instance_outside_all_branches() -> None:
     nodes = [n for n in compose(workload(), 1).graph.nodes if n.name.startswith("combine.")]
     own = ["index_add", "scale", "add"]
-    assert [n.op for n in nodes] == ["fill", *own * 3, "scale"]
+    assert [n.op for n in nodes] == ["zeros", *own * 3, "scale"]
     assert {n.branch for n in nodes} == {""}
 
 
@@ -94,7 +94,7 @@ def test_no_instance_no_nodes() -> None:
     parts = {**FILE["components"], "net": FILE["components"]["net"] | {"when": "n > 5"}}
     parts["other"] = {"role": "score", "inputs": {"x": "x"}, "nodes": [{"op": "linear", "out": WIDTH}]}
     program = compose(workload(components=parts), 1)
-    assert [n.op for n in program.graph.nodes if n.name.startswith("combine.")] == ["fill", "scale"]
+    assert [n.op for n in program.graph.nodes if n.name.startswith("combine.")] == ["zeros", "scale"]
 
 
 def test_instances_launched_together_are_refused() -> None:

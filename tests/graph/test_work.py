@@ -244,7 +244,9 @@ def test_attention_and_its_gradient(causal, s, t):
 
 # Per operator: (flops, special), with r elements read of the first input and w written over the first output.
 CONVENTIONS = {
-    **dict.fromkeys(["add", "sub", "mul", "div", "equal", "less", "select", "scale", "shift", "square"], ("w", "0")),
+    **dict.fromkeys(["add", "sub", "mul", "div", "maximum", "minimum", "equal", "less", "select"], ("w", "0")),
+    **dict.fromkeys(["scale", "shift", "square", "neg", "abs", "sign", "reciprocal", "to_float"], ("w", "0")),
+    "pow": ("(by - 1) * w if by in (2, 3) else w", "0 if by in (2, 3) else 2*w"),
     "clamp": ("2*w", "0"),
     "clamp_gradient": ("2*w", "0"),
     "relu": ("w", "0"),
@@ -257,7 +259,7 @@ CONVENTIONS = {
     "mish": ("8*w", "3*w"),
     "softplus": ("3*w", "2*w"),
     "elu": ("3*w", "w"),
-    **dict.fromkeys(["exp", "log", "sqrt", "sin", "cos"], ("w", "w")),
+    **dict.fromkeys(["exp", "log", "sqrt", "rsqrt", "sin", "cos"], ("w", "w")),
     "relu_gradient": ("w", "0"),
     "leaky_relu_gradient": ("2*w", "0"),
     "sigmoid_gradient": ("3*w", "0"),
@@ -269,8 +271,15 @@ CONVENTIONS = {
     "softplus_gradient": ("4*w", "w"),
     "elu_gradient": ("3*w", "w"),
     **dict.fromkeys(["reduce_sum", "reduce_mean", "reduce_max", "reduce_min"], ("r", "0")),
+    "reduce_norm": ("2*r", "w"),
+    "reduce_var": ("4*r", "0"),
     "reduce_std": ("4*r", "w"),
+    "argmax": ("r", "0"),
+    "argmin": ("r", "0"),
+    "topk": ("16*r", "0"),
     "logsumexp": ("4*r", "r + w"),
+    "log_softmax": ("5*w", "w + rows"),
+    "log_softmax_gradient": ("4*w", "w"),
     "softmax": ("5*w", "w"),
     "softmax_gradient": ("4*w", "0"),
     **dict.fromkeys(["group_norm", "instance_norm", "layer_norm"], ("8*r", "statistics")),
@@ -284,13 +293,20 @@ CONVENTIONS = {
     "max_pool2d": ("kernel**2 * w", "0"),
     "max_pool2d_gradient": ("r", "0"),
     "avg_pool2d_gradient": ("kernel**2 * r", "0"),
-    **dict.fromkeys(["concat", "pad", "copy", "slice_gradient", "embedding", "gather"], ("0", "0")),
+    **dict.fromkeys(
+        ["concat", "stack", "pad", "copy", "slice_gradient", "embedding", "gather", "scatter", "assign", "one_hot"],
+        ("0", "0"),
+    ),
     "pad_gradient": ("r - w if mode == 'reflect' else 0", "0"),
     "embedding_gradient": ("r", "0"),
     "index_add": ("r", "0"),
+    "scatter_add": ("written", "0"),
+    "zeros": ("0", "0"),
     **dict.fromkeys(["to_device", "to_host", "synchronise", "host"], ("0", "0")),
     "random_normal": ("0", "2*w"),
     "random_uniform": ("0", "0"),
+    "random_integers": ("0", "0"),
+    "categorical": ("2*r + 2*w", "0"),  # two comparisons find one of four
     "adam": ("12*w", "w"),
     "running_average": ("3*w", "0"),
     "squared_norm": ("2*r", "0"),
@@ -312,7 +328,9 @@ def test_conventions(case):
     names = {
         "r": elements(case.shapes[0]) if case.shapes else 0,
         "w": elements(outputs[0]),
+        "rows": elements(outputs[0]) // outputs[0][case.attributes["axis"]] if case.op == "log_softmax" else 0,
         "statistics": elements(outputs[1]) if len(outputs) > 1 else 0,
+        "written": found.written,
         **case.attributes,
     }
     assert (found.flops, found.special) == tuple(eval(text, {}, names) for text in CONVENTIONS[case.op])
@@ -330,16 +348,39 @@ def test_a_reflected_margin_is_added_to_where_it_came_from():
     assert found.flops == int((copies - 1).sum())
 
 
-def test_what_reads_less_than_its_inputs(case):
+IN_PLACE = {"scatter", "scatter_add", "assign"}
+
+
+def test_what_touches_less_than_its_tensors(case):
     if case.op not in WORK:
         return
     outputs = SHAPE[case.op](case.shapes, case.attributes)
     found = WORK[case.op](case.shapes, outputs, case.attributes)
-    assert found.written is None
-    less = case.op in ("embedding", "gather") or (case.attributes.get("over") == "stored" and len(outputs) == 1)
+    assert (found.written is not None) == OPERATORS[case.op].in_place == (case.op in IN_PLACE)
+    less = case.op in ("embedding", "gather", *IN_PLACE) or (case.op, case.attributes.get("over")) == STORED
     assert (found.read is not None) == less
     if less:
         assert all(read <= elements(shape) for read, shape in zip(found.read, case.shapes, strict=True))
+
+
+STORED = ("norm_gradient", "stored")
+
+
+def test_what_is_written_in_place():
+    """Rows and the index are read and the rows written, whatever stands beside them."""
+    rows, width, chains, count = 1000, 5, 2, 3
+    shapes = ((chains, rows, width), (count,), (chains, count, width))
+    found = work_of("scatter", shapes, axis=-2, shared=0)
+    assert (found.read, found.written) == ((0, count, chains * count * width), chains * count * width)
+    spread = work_of("scatter", (*shapes[:2], ()), axis=-2, shared=0)
+    assert (spread.read, spread.written) == ((0, count, 1), chains * count * width)
+    # What rows are added to is read and written, never more of it than there is.
+    for count, touched in ((3, chains * 3 * width), (2 * rows, chains * rows * width)):
+        inputs = (shapes[0], (count,), (chains, count, width))
+        added = work_of("scatter_add", inputs, axis=-2, shared=0)
+        assert (added.read, added.written) == ((touched, count, chains * count * width), touched)
+    part = work_of("assign", ((chains, rows, width), (chains, 1, width)), axis=-2, start=7, length=1)
+    assert (part.read, part.written) == ((0, chains * width), chains * width)
 
 
 @pytest.mark.parametrize(("count", "rows"), [(3, 10), (10, 10), (20, 10)])

@@ -14,6 +14,7 @@ from ebmsim.graph.operators import (
     randomness,
     reductions,
     resampling,
+    selection,
     shaping,
     training,
 )
@@ -32,6 +33,7 @@ __all__ = [
     "randomness",
     "reductions",
     "resampling",
+    "selection",
     "shaping",
     "training",
 ]

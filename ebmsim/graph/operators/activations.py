@@ -21,7 +21,7 @@ class _Cost(NamedTuple):
 
 # A logistic or a tanh is an exponential, an addition and a division; exact GELU one error function. Softplus is
 # log(1 + exp(x)), mish x · tanh(softplus(x)).
-_COST = {
+ACTIVATIONS = {
     "relu": _Cost(1, 0),
     "leaky_relu": _Cost(2, 0),
     "sigmoid": _Cost(4, 1),
@@ -37,6 +37,11 @@ _COST = {
     "sqrt": _Cost(1, 1),
     "sin": _Cost(1, 1),
     "cos": _Cost(1, 1),
+    "neg": _Cost(1, 0),
+    "abs": _Cost(1, 0),
+    "sign": _Cost(1, 0),
+    "reciprocal": _Cost(1, 0),
+    "rsqrt": _Cost(1, 1),
     "relu_gradient": _Cost(1, 0),
     "leaky_relu_gradient": _Cost(2, 0),
     "sigmoid_gradient": _Cost(3, 0),
@@ -68,8 +73,13 @@ _TEXT = {
     "sqrt": "√x",
     "sin": "sin(x)",
     "cos": "cos(x)",
+    "neg": "-x",
+    "abs": "|x|",
+    "sign": "-1, 0 or 1",
+    "reciprocal": "1 / x",
+    "rsqrt": "1 / √x",
 }
-for _name in _COST:
+for _name in ACTIVATIONS:
     _private = _name.endswith("_gradient")
     operator(
         _name,
@@ -81,7 +91,7 @@ for _name in _COST:
     )
 
 
-@shape(*_COST)
+@shape(*ACTIVATIONS)
 def _(inputs: Sequence[Shape], a: Mapping[str, Any]) -> tuple[Shape, ...]:
     return (inputs[0],)
 
@@ -94,7 +104,7 @@ def _counted(cost: _Cost) -> Callable[[Sequence[Shape], Sequence[Shape], Mapping
     return count
 
 
-for _name, _cost in _COST.items():
+for _name, _cost in ACTIVATIONS.items():
     work(_name)(_counted(_cost))
 
 Emit = Callable[["Builder", int, int, int], int]
@@ -121,6 +131,16 @@ _from("log", lambda b, dy, x, y: b.emit("div", dy, x))
 _from("sqrt", lambda b, dy, x, y: b.emit("div", b.emit("scale", dy, by=0.5), y))
 _from("sin", lambda b, dy, x, y: b.emit("mul", dy, b.emit("cos", x)))
 _from("cos", lambda b, dy, x, y: b.emit("scale", b.emit("mul", dy, b.emit("sin", x)), by=-1.0))
+_from("neg", lambda b, dy, x, y: b.emit("neg", dy))
+_from("abs", lambda b, dy, x, y: b.emit("mul", dy, b.emit("sign", x)))
+_from("reciprocal", lambda b, dy, x, y: b.emit("mul", dy, b.emit("neg", b.emit("square", y))))
+_from("rsqrt", lambda b, dy, x, y: b.emit("mul", b.emit("scale", dy, by=-0.5), b.emit("pow", y, by=3.0)))
+
+
+@gradient("sign")
+def _(b: Builder, node: Node, grads: Sequence[int], want: Sequence[bool]) -> Sequence[int | None]:
+    """Piecewise constant."""
+    return [None]
 
 
 @gradient("leaky_relu", "elu")

@@ -22,19 +22,31 @@ if TYPE_CHECKING:
 
 _NUMBER = {"by": Attribute("number", required=True, least=float("-inf"), text="the constant")}
 _BOUNDS = {
-    "low": Attribute("number", required=True, least=float("-inf"), text="lower bound"),
-    "high": Attribute("number", required=True, least=float("-inf"), text="upper bound"),
+    "low": Attribute("number", float("-inf"), least=float("-inf"), text="lower bound"),
+    "high": Attribute("number", float("inf"), least=float("-inf"), text="upper bound"),
 }
-for _name, _text in (("add", "a + b"), ("sub", "a - b"), ("mul", "a · b"), ("div", "a / b")):
-    operator(_name, "elementwise", 2, text=_text + ", broadcasting")
-operator("equal", "elementwise", 2, result="mask", text="whether a = b, broadcasting")
-operator("less", "elementwise", 2, result="mask", text="whether a < b, broadcasting")
+_BROADCAST = {
+    "add": "a + b",
+    "sub": "a - b",
+    "mul": "a · b",
+    "div": "a / b",
+    "maximum": "the larger of a and b",
+    "minimum": "the smaller of a and b",
+    "equal": "whether a = b",
+    "less": "whether a < b",
+}
+for _name, _text in _BROADCAST.items():
+    _mask = "mask" if _name in ("equal", "less") else "float"
+    operator(_name, "elementwise", 2, result=_mask, text=_text + ", broadcasting")
+operator("select", "elementwise", 3, text="where the mask (first input) holds the second, else the third")
+_ONE = ("scale", "shift", "square")
 operator("scale", "elementwise", attributes=_NUMBER, text="x times a constant")
 operator("shift", "elementwise", attributes=_NUMBER, text="x plus a constant")
 operator("square", "elementwise", text="x²")
+operator("pow", "elementwise", attributes=_NUMBER, text="x to the power of a constant")
 operator("clamp", "elementwise", attributes=_BOUNDS, text="x limited to [low, high]")
 operator("clamp_gradient", "elementwise", 2, attributes=_BOUNDS, public=False)
-operator("select", "elementwise", 3, text="where the mask (first input) holds the second, else the third")
+ARITHMETIC = (*_BROADCAST, "select", *_ONE, "pow", "clamp", "clamp_gradient")
 
 
 def broadcast(inputs: Sequence[Shape]) -> Shape:
@@ -64,20 +76,29 @@ def reduce_to(b: Builder, tensor: int, target: Shape) -> int:
     return tensor if b.shape(tensor) == target else b.emit("reshape", tensor, shape=target)
 
 
-@shape("add", "sub", "mul", "div", "equal", "less", "select")
+@shape(*_BROADCAST, "select")
 def _(inputs: Sequence[Shape], a: Mapping[str, Any]) -> tuple[Shape, ...]:
     return (broadcast(inputs),)
 
 
-@shape("scale", "shift", "square", "clamp", "clamp_gradient")
+@shape(*_ONE, "pow", "clamp", "clamp_gradient")
 def _(inputs: Sequence[Shape], a: Mapping[str, Any]) -> tuple[Shape, ...]:
     return (inputs[0],)
 
 
-@work("add", "sub", "mul", "div", "equal", "less", "select", "scale", "shift", "square")
+@work(*_BROADCAST, "select", *_ONE)
 def _(inputs: Sequence[Shape], outputs: Sequence[Shape], a: Mapping[str, Any]) -> Work:
     """One operation per element written."""
     return Work(flops=elements(outputs[0]))
+
+
+@work("pow")
+def _(inputs: Sequence[Shape], outputs: Sequence[Shape], a: Mapping[str, Any]) -> Work:
+    """x² and x³ by products; otherwise exp(p log x): two transcendental results and a product."""
+    n = elements(outputs[0])
+    if a["by"] in (2.0, 3.0):
+        return Work(flops=(int(a["by"]) - 1) * n)
+    return Work(flops=n, special=2 * n)
 
 
 @work("clamp", "clamp_gradient")
@@ -111,6 +132,34 @@ _binary(
     lambda b, dy, y, p, q: b.emit("div", dy, q),
     lambda b, dy, y, p, q: b.emit("scale", b.emit("div", b.emit("mul", dy, y), q), by=-1.0),
 )
+
+
+def _larger(b: Builder, dy: int, p: int, q: int, mine: int, *, smallest: bool) -> int:
+    """dy where the operand `mine` was taken, half of it where both are equal, else 0; five kernels, as in torch."""
+    zero = b.tensor((), "constant", "zero", chain_axis=False)
+    other = q if mine == p else p
+    shared = b.emit("select", b.emit("equal", p, q), b.emit("scale", dy, by=0.5), dy)
+    lost = b.emit("less", other, mine) if smallest else b.emit("less", mine, other)
+    return b.emit("select", lost, zero, shared)
+
+
+_binary(
+    "maximum",
+    lambda b, dy, y, p, q: _larger(b, dy, p, q, p, smallest=False),
+    lambda b, dy, y, p, q: _larger(b, dy, p, q, q, smallest=False),
+)
+_binary(
+    "minimum",
+    lambda b, dy, y, p, q: _larger(b, dy, p, q, p, smallest=True),
+    lambda b, dy, y, p, q: _larger(b, dy, p, q, q, smallest=True),
+)
+
+
+@gradient("pow")
+def _(b: Builder, node: Node, grads: Sequence[int], want: Sequence[bool]) -> Sequence[int | None]:
+    """dx = dy · p xᵖ⁻¹."""
+    p = node.attribute("by")
+    return [b.emit("mul", grads[0], b.emit("scale", b.emit("pow", node.inputs[0], by=p - 1.0), by=p))]
 
 
 @gradient("scale")

@@ -1,10 +1,11 @@
-"""Look-ups by index, and their transposes, which add rows up."""
+"""Look-ups by index, their transposes, which add rows up, and parts written in place."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ebmsim.graph.operators.arithmetic import reduce_to
 from ebmsim.graph.operators.table import (
     Attribute,
     Parameter,
@@ -52,6 +53,37 @@ operator(
         "shared": _SHARED,
     },
     text="zeros to which the rows of the first input are added, each where the index says",
+)
+# In place: the first input is not to be read afterwards; where it is, `copy` it first, as torch would have it.
+operator(
+    "scatter",
+    "transformation",
+    3,
+    attributes={"axis": Attribute("axis", 0, text="the axis that is indexed"), "shared": _SHARED},
+    result="same",
+    in_place=True,
+    text="write rows (third input) into the first input, each where the index (second) says, in place",
+)
+operator(
+    "scatter_add",
+    "transformation",
+    3,
+    attributes={"axis": Attribute("axis", 0, text="the axis that is indexed"), "shared": _SHARED},
+    in_place=True,
+    text="add rows (third input) to the first input, each where the index (second) says, in place",
+)
+operator(
+    "assign",
+    "movement",
+    2,
+    attributes={
+        "axis": Attribute("axis", 0, text="the axis along which a part is written"),
+        "start": Attribute("int", 0, least=0, text="first index written"),
+        "length": Attribute("int", 1, text="number of indices written"),
+    },
+    result="same",
+    in_place=True,
+    text="write the second input over a part of the first, in place",
 )
 
 
@@ -113,9 +145,10 @@ def _(inputs: Sequence[Shape], outputs: Sequence[Shape], a: Mapping[str, Any]) -
 
 @gradient("gather")
 def _(b: Builder, node: Node, grads: Sequence[int], want: Sequence[bool]) -> Sequence[int | None]:
-    """The parts' gradients are added up, as torch's index_select has it."""
-    a = dict(node.attributes)
-    return [b.emit("index_add", grads[0], node.inputs[1], size=b.shape(node.inputs[0])[a["axis"]], **a), None]
+    """Zeros, to which the parts' gradients are added: two kernels, as in torch."""
+    x, index = node.inputs
+    zeros = b.emit("zeros", shape=b.shape(x))
+    return [b.emit("scatter_add", zeros, index, grads[0], **dict(node.attributes)), None]
 
 
 @shape("index_add")
@@ -132,7 +165,8 @@ def _(inputs: Sequence[Shape], a: Mapping[str, Any]) -> tuple[Shape, ...]:
 def _(inputs: Sequence[Shape], outputs: Sequence[Shape], a: Mapping[str, Any]) -> Work:
     """y[…, i[j], …] += x[…, j, …]: one addition per element of x.
 
-    Reads x and the index and writes y once. Not counted: y filled with zeros before, and read again where rows meet.
+    Reads x and the index and writes y once. Not counted: a kernel of its own that fills y with zeros in torch, and
+    reading y again where rows meet. `zeros` and `scatter_add` are these kernels one by one.
     """
     return Work(flops=elements(inputs[0]))
 
@@ -142,3 +176,82 @@ def _(b: Builder, node: Node, grads: Sequence[int], want: Sequence[bool]) -> Seq
     """Linear in the rows: the cotangent's rows."""
     a = dict(node.attributes)
     return [b.emit("gather", grads[0], node.inputs[1], axis=a["axis"], shared=a["shared"]), None]
+
+
+def _covers(part: Shape, whole: Shape) -> None:
+    """Raises ShapeError where what is written does not broadcast to where it is written."""
+    if len(part) > len(whole) or any(p not in (1, w) for p, w in zip(part[::-1], whole[::-1], strict=False)):
+        raise ShapeError(f"expected a shape that broadcasts to {list(whole)}, which is written, found {list(part)}")
+
+
+@shape("scatter", "scatter_add")
+def _(inputs: Sequence[Shape], a: Mapping[str, Any]) -> tuple[Shape, ...]:
+    before, index, after = _parts(inputs[:2], a, 1)
+    _covers(inputs[2], (*before, *index, *after))
+    return (inputs[0],)
+
+
+@work("scatter")
+def _(inputs: Sequence[Shape], outputs: Sequence[Shape], a: Mapping[str, Any]) -> Work:
+    """x[…, i[j], …] = r[…, j, …]: reads the index and the rows, writes the rows; the rest of x is not touched."""
+    before, index, after = _parts(inputs[:2], a, 1)
+    rows = elements((*before, *index, *after))
+    return Work(read=(0, elements(inputs[1]), elements(inputs[2])), written=rows)
+
+
+@work("scatter_add")
+def _(inputs: Sequence[Shape], outputs: Sequence[Shape], a: Mapping[str, Any]) -> Work:
+    """x[…, i[j], …] += r[…, j, …]: one addition per element of the rows; what they are added to is read and written."""
+    before, index, after = _parts(inputs[:2], a, 1)
+    rows = elements((*before, *index, *after))
+    touched = min(rows, elements(inputs[0]))
+    return Work(flops=rows, read=(touched, elements(inputs[1]), elements(inputs[2])), written=touched)
+
+
+@gradient("scatter_add")
+def _(b: Builder, node: Node, grads: Sequence[int], want: Sequence[bool]) -> Sequence[int | None]:
+    """dx = dy; the rows' gradient is gathered from dy."""
+    _, index, rows = node.inputs
+    taken = b.emit("gather", grads[0], index, **dict(node.attributes)) if want[2] else None
+    return [grads[0] if want[0] else None, None, None if taken is None else reduce_to(b, taken, b.shape(rows))]
+
+
+@gradient("scatter")
+def _(b: Builder, node: Node, grads: Sequence[int], want: Sequence[bool]) -> Sequence[int | None]:
+    """dx is a copy of dy with zeros where rows were written; the rows' gradient is gathered from dy."""
+    _, index, rows = node.inputs
+    a = dict(node.attributes)
+    zero = b.tensor((), "constant", "zero", chain_axis=False)
+    kept = b.emit("scatter", b.emit("copy", grads[0]), index, zero, **a) if want[0] else None
+    taken = reduce_to(b, b.emit("gather", grads[0], index, **a), b.shape(rows)) if want[2] else None
+    return [kept, None, taken]
+
+
+def _part(x: Shape, a: Mapping[str, Any]) -> Shape:
+    axis = len(x) + a["axis"]
+    if axis < 0 or a["start"] + a["length"] > x[axis]:
+        found = f"{a['start']} to {a['start'] + a['length']} on axis {a['axis']}"
+        raise ShapeError(f"expected a part of a tensor of shape {list(x)}, found {found}")
+    return (*x[:axis], a["length"], *x[axis + 1 :])
+
+
+@shape("assign")
+def _(inputs: Sequence[Shape], a: Mapping[str, Any]) -> tuple[Shape, ...]:
+    _covers(inputs[1], _part(inputs[0], a))
+    return (inputs[0],)
+
+
+@work("assign")
+def _(inputs: Sequence[Shape], outputs: Sequence[Shape], a: Mapping[str, Any]) -> Work:
+    """Reads and writes the part; the rest is not touched."""
+    return Work(read=(0, elements(inputs[1])), written=elements(_part(inputs[0], a)))
+
+
+@gradient("assign")
+def _(b: Builder, node: Node, grads: Sequence[int], want: Sequence[bool]) -> Sequence[int | None]:
+    """dx is a copy of dy with zeros where the part was written; the part's gradient is a view of dy."""
+    a = dict(node.attributes)
+    zero = b.tensor((), "constant", "zero", chain_axis=False)
+    kept = b.emit("assign", b.emit("copy", grads[0]), zero, **a) if want[0] else None
+    taken = reduce_to(b, b.emit("slice", grads[0], **a), b.shape(node.inputs[1])) if want[1] else None
+    return [kept, taken]

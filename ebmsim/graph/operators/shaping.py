@@ -33,6 +33,7 @@ _PAD = {
 }
 operator("reshape", "view", attributes=_SHAPE, result="same", text="a view with another shape")
 operator("expand", "view", attributes=_SHAPE, result="same", text="a broadcast view")
+operator("detach", "view", result="same", text="the same, taken as a constant where gradients are derived")
 operator(
     "permute",
     "view",
@@ -55,9 +56,19 @@ operator(
     result="same",
     text="join tensors along an axis",
 )
+operator(
+    "stack",
+    "transformation",
+    (2, 1000),
+    attributes={"axis": Attribute("new axis", required=True, text="where the new axis stands in the result")},
+    result="same",
+    text="join tensors along a new axis",
+)
 operator("pad", "transformation", attributes=_PAD, result="same", text="extend trailing axes")
 operator("pad_gradient", "transformation", attributes=_PAD, public=False)
 operator("copy", "transformation", result="same", text="write a view out contiguously")
+_PER_CHAIN = {"shape": Attribute("ints", required=True, text="shape per chain")}
+operator("zeros", "movement", 0, attributes=_PER_CHAIN, text="a tensor filled with zeros")
 
 
 @shape("reshape")
@@ -115,6 +126,15 @@ def _(inputs: Sequence[Shape], a: Mapping[str, Any]) -> tuple[Shape, ...]:
     return (tuple(result),)
 
 
+@shape("stack")
+def _(inputs: Sequence[Shape], a: Mapping[str, Any]) -> tuple[Shape, ...]:
+    x = inputs[0]
+    at = len(x) + 1 + a["axis"]
+    if len(set(map(tuple, inputs))) > 1:
+        raise ShapeError(f"expected equal shapes, found {' and '.join(str(list(x)) for x in inputs)}")
+    return ((*x[:at], len(inputs), *x[at:]),)
+
+
 def _margins(x: Shape, a: Mapping[str, Any]) -> list[int]:
     before, after = a["before"], a["after"]
     if len(before) != len(after) or len(before) > len(x):
@@ -132,12 +152,22 @@ def _(inputs: Sequence[Shape], a: Mapping[str, Any]) -> tuple[Shape, ...]:
     return (tuple(s - m for s, m in zip(inputs[0], _margins(inputs[0], a), strict=True)),)
 
 
-@shape("copy")
+@shape("copy", "detach")
 def _(inputs: Sequence[Shape], a: Mapping[str, Any]) -> tuple[Shape, ...]:
     return (inputs[0],)
 
 
-@work("concat", "pad", "copy", "slice_gradient")
+@shape("zeros")
+def _(inputs: Sequence[Shape], a: Mapping[str, Any]) -> tuple[Shape, ...]:
+    return (tuple(a["shape"]),)
+
+
+@gradient("zeros")
+def _(b: Builder, node: Node, grads: Sequence[int], want: Sequence[bool]) -> Sequence[int | None]:
+    return []
+
+
+@work("zeros", "concat", "stack", "pad", "copy", "slice_gradient")
 def _(inputs: Sequence[Shape], outputs: Sequence[Shape], a: Mapping[str, Any]) -> Work:
     """Elements are read once and written once; no arithmetic."""
     return Work()
@@ -152,6 +182,12 @@ def _(inputs: Sequence[Shape], outputs: Sequence[Shape], a: Mapping[str, Any]) -
 @gradient("reshape")
 def _(b: Builder, node: Node, grads: Sequence[int], want: Sequence[bool]) -> Sequence[int | None]:
     return [b.emit("reshape", grads[0], shape=b.shape(node.inputs[0]))]
+
+
+@gradient("detach")
+def _(b: Builder, node: Node, grads: Sequence[int], want: Sequence[bool]) -> Sequence[int | None]:
+    """Nothing flows back."""
+    return [None]
 
 
 @gradient("expand")
@@ -197,6 +233,15 @@ def _(b: Builder, node: Node, grads: Sequence[int], want: Sequence[bool]) -> Seq
         out.append(part)
         start += length
     return out
+
+
+@gradient("stack")
+def _(b: Builder, node: Node, grads: Sequence[int], want: Sequence[bool]) -> Sequence[int | None]:
+    """Each input's gradient is a view of its part."""
+    axis = node.attribute("axis")
+    parts = [b.emit("slice", grads[0], axis=axis, start=i, length=1) if w else None for i, w in enumerate(want)]
+    shape = b.shape(node.inputs[0])
+    return [None if part is None else b.emit("reshape", part, shape=shape) for part in parts]
 
 
 @gradient("pad")

@@ -24,7 +24,10 @@ class ShapeError(EbmsimError):
 
 
 class Attribute(NamedTuple):
-    """An attribute a workload file may give. kind: int | number | bool | ints | axis | axes | choice."""
+    """An attribute a workload file may give. kind: int | number | bool | ints | axis | new axis | axes | choice.
+
+    A new axis is counted in the result, which has one more than the first input.
+    """
 
     kind: str
     default: Any = None
@@ -49,7 +52,7 @@ class Operator(NamedTuple):
     """What an operator is: category, inputs from the graph (least, most), attributes, learned tensors.
 
     result: the kind of what it writes (float | index | mask), `same` for that of its first input; a tuple of them where
-    its outputs differ.
+    its outputs differ. in_place: it writes into its first input, whose memory its output is.
     """
 
     name: str
@@ -60,6 +63,7 @@ class Operator(NamedTuple):
     parameters: tuple[Parameter, ...]
     result: str | tuple[str, ...]
     public: bool
+    in_place: bool
     text: str
 
 
@@ -69,8 +73,8 @@ class Work(NamedTuple):
     flops: arithmetic operations, one multiply-add is two. special: transcendental results. random: random numbers.
     product: (batch, m, n, k) where the work is a matrix product, else None. product_flops: FLOPs of the
     product as torch's counter counts them (differs from 2*b*m*n*k only for strided transposed convolutions).
-    window: (kernel, stride) of a convolution, else None. read: elements read per input, None for all of each.
-    written: elements written over all outputs, None for all.
+    window: (kernel, stride) of a square convolution, else None. read: elements read per input, None for all of each.
+    written: elements written of the first output, None for all.
     """
 
     flops: int = 0
@@ -104,6 +108,7 @@ def operator(
     parameters: Sequence[Parameter] = (),
     result: str | tuple[str, ...] = "float",
     public: bool = True,
+    in_place: bool = False,
     text: str = "",
 ) -> None:
     """Register what an operator is. `public`: a workload file may name it. Raises ValueError on a second time."""
@@ -113,7 +118,7 @@ def operator(
         raise ValueError(f"operator '{name}': unknown category '{category}'")
     least, most = inputs if isinstance(inputs, tuple) else (inputs, inputs)
     OPERATORS[name] = Operator(
-        name, category, least, most, dict(attributes or {}), tuple(parameters), result, public, text
+        name, category, least, most, dict(attributes or {}), tuple(parameters), result, public, in_place, text
     )
 
 

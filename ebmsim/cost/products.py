@@ -70,7 +70,9 @@ def product_ways(table: KernelTable, machine: Machine, profile: Profile, policy:
         return _systolic(table, machine, rate)
     is_convolution = table.category == CONVOLUTION
     size = table.element_bytes
-    found = [_where(~is_convolution, _tiled(table.product, machine, profile, rate, profile.tiles, size))]
+    found = [
+        _where(~is_convolution, _tiled(table.product, machine, profile, rate, profile.tiles, size, 1.0 - table.chained))
+    ]
     if is_convolution.any():
         direct = _tiled(table.product, machine, profile, rate, profile.convolution_tiles)
         found.append(_where(is_convolution, direct))
@@ -97,7 +99,13 @@ def _joined(found: list[Ways]) -> Ways:
 
 
 def _tiled(
-    product: Any, machine: Machine, profile: Profile, rate: Any, tiles: list[list[float]], operand_bytes: float = 0.0
+    product: Any,
+    machine: Machine,
+    profile: Profile,
+    rate: Any,
+    tiles: list[list[float]],
+    operand_bytes: float = 0.0,
+    fetched: Any = 1.0,
 ) -> Ways:
     """Output tiles spread over the units in waves.
 
@@ -108,7 +116,8 @@ def _tiled(
     k' = ⌈k/s⌉ padded to the profile's `inner`, M' = min(M, m), N' = min(N, n), s the parts of the inner axis (partial
     sums of 4 bytes, written and read), W the bandwidth of the innermost level shared by all units times the units that
     share a fetch, l the profile's `last_wave`. Operands of convolutions are not counted (operand_bytes 0): the taps of
-    a window share them. Not counted: several tiles on a unit at a time, stream-K, swizzling.
+    a window share them; nor is the first operand where it is made on the chip (fetched 0). Not counted: several tiles
+    on a unit at a time, stream-K, swizzling.
     """
     b, m, n, k = product
     shared = machine.levels[-2:][0]
@@ -128,9 +137,9 @@ def _tiled(
     operands: Any = 0.0
     if operand_bytes:
         at_least = np.maximum(
-            at_least, inner * (np.minimum(rows, m) + np.minimum(columns, n)) * (operand_bytes / profile.feed)
+            at_least, inner * (np.minimum(rows, m) * fetched + np.minimum(columns, n)) * (operand_bytes / profile.feed)
         )
-        operands = b * k * (m * across + n * down) * operand_bytes / bandwidth
+        operands = b * k * (m * across * fetched + n * down) * operand_bytes / bandwidth
     math = waves * ((np.maximum(arithmetic, at_least) + profile.prologue) / machine.clock)
     partial = np.where(parts > 1, 2.0 * PARTIAL_SUM_BYTES * parts * b * m * n / bandwidth + profile.split_time, 0.0)
     # More parts than inner elements make no sense.

@@ -36,7 +36,8 @@ PHASES = ("forward", "backward-input", "rng", "update", "accept", "host", "once"
 class KernelTable:
     """Kernels in launch order. All arrays have one entry per kernel, accesses one entry per tensor touched.
 
-    flops, special, random: operations. product: batch, m, n, k (k = 0 without a product). window: kernel, stride,
+    flops, special, random: operations. product: batch, m, n, k (k = 0 without a product). chained: 1 where its first
+    operand is made on the chip. window: kernel, stride,
     height, width of a convolution (0 for others). bytes in B. An access is a
     read, or a write of what is read later: `distance` is the bytes touched since the tensor was last touched (reads) or
     until it is last read (writes), inf where it was not touched before; `cold` the same in a first step. Distances are
@@ -57,6 +58,7 @@ class KernelTable:
     random: Floats
     product: Floats
     product_flops: Floats
+    chained: Floats
     window: Floats
     seconds: Floats
     read: Floats
@@ -168,6 +170,7 @@ class _Lowering:
             random=_floats([w.random for w in works]),
             product=_floats(product).reshape(-1, 4).T,
             product_flops=_floats([w.product_flops for w in works]),
+            chained=_floats([w.chained for w in works]),
             window=_floats(window).reshape(-1, 4).T,
             seconds=_floats([w.seconds for w in works]),
             read=_floats(read),
@@ -250,7 +253,7 @@ def _rounded(distances: Sequence[float]) -> Floats:
         return np.asarray(2.0 ** (np.ceil(8.0 * np.log2(_floats(distances))) / 8.0), dtype=np.float64)
 
 
-_PER_KERNEL = ("category", "phase", "flops", "special", "random", "product_flops", "seconds")
+_PER_KERNEL = ("category", "phase", "flops", "special", "random", "product_flops", "chained", "seconds")
 
 
 def _with_distinct(table: KernelTable) -> KernelTable:
@@ -293,7 +296,7 @@ def _with_distinct(table: KernelTable) -> KernelTable:
         order=np.arange(len(first)),
         **{name: getattr(table, name)[chosen] for name in _PER_KERNEL},
     )
-    alike = np.stack([distinct.category, distinct.phase, *distinct.window, *distinct.product])
+    alike = np.stack([distinct.category, distinct.phase, distinct.chained, *distinct.window, *distinct.product])
     _, leaders, groups = np.unique(alike, axis=1, return_index=True, return_inverse=True)
     distinct = replace(distinct, product_first=leaders, product_order=groups.reshape(-1))
     return replace(table, order=order, distinct=distinct)

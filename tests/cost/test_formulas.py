@@ -155,7 +155,7 @@ CUDA = load_profile("torch-cuda")
 
 @given(PRODUCTS, st.sampled_from(CUDA.tiles), st.sampled_from([1, 2, 4]), st.integers(1, 40))
 def test_waves_are_those_of_a_loop(product: tuple[int, ...], tile: list[float], parts: int, units: int) -> None:
-    """Tiles dealt to units one by one; a wave takes one tile's cycles, a last one that is not full its share of them."""
+    """Tiles dealt to units one by one; a wave takes one tile's cycles, a last one that is not full its share."""
     machine = replace(machine_of(load_hardware("rtx5090")), units=units)
     profile = CUDA.model_copy(update={"split_k": [parts]})
     b, m, n, k = product
@@ -179,9 +179,9 @@ def test_waves_are_those_of_a_loop(product: tuple[int, ...], tile: list[float], 
     assert math_seconds >= 2 * b * m * n * k / (1000.0 * machine.clock * units) * (1 - 1e-12)
 
 
-@given(PRODUCTS, st.integers(1, 40))
-def test_operands_are_those_of_a_loop_over_tiles(product: tuple[int, ...], units: int) -> None:
-    """Every tile fetches its rows of one operand and its columns of the other, once."""
+@given(PRODUCTS, st.integers(1, 40), st.booleans())
+def test_operands_are_those_of_a_loop_over_tiles(product: tuple[int, ...], units: int, chained: bool) -> None:
+    """Every tile fetches its rows of one operand, unless it made them itself, and its columns of the other, once."""
     b, m, n, k = product
     machine = replace(machine_of(load_hardware("rtx5090")), units=units)
     rows, columns = 64, 128
@@ -192,9 +192,10 @@ def test_operands_are_those_of_a_loop_over_tiles(product: tuple[int, ...], units
         1e9,
         [[rows, columns, 1.0]],
         2.0,
+        1.0 - chained,
     )
     fetched = sum(
-        k * (min(rows, m - i) + min(columns, n - j)) * 2
+        k * ((0 if chained else min(rows, m - i)) + min(columns, n - j)) * 2
         for _ in range(b)
         for i in range(0, m, rows)
         for j in range(0, n, columns)

@@ -231,6 +231,7 @@ def test_attention_and_its_gradient(causal, s, t):
     assert back.product_flops == backward
     assert back.flops == backward + 6 * pairs + 2 * y.numel()
     assert back.special == pairs
+    assert found.chained and back.chained  # the scores are no operand that is fetched
     for work, rows, width in ((found, s, e), (back, t, d)):
         b, m, n, k = work.product
         assert (b, m, n) == (heads, rows, width)

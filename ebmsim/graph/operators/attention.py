@@ -77,8 +77,8 @@ def _(inputs: Sequence[Shape], outputs: Sequence[Shape], a: Mapping[str, Any]) -
 
     Five operations and an exponential per pair (scale, maximum, difference, exponential, sum), one more with a mask;
     a division per element of y; a logarithm per query for the sum that is saved. As a product, per head: m queries,
-    n = e, k = keys · (d + e) / e. The scores touch no memory. Causal: pairs (i, j ≤ i) alone, as the kernels skip
-    the others; torch's counter (sdpa_flop_count) counts every pair. Source: Dao, arXiv:2307.08691.
+    n = e, k = keys · (d + e) / e, chained: the scores touch no memory. Causal: pairs (i, j ≤ i) alone, as the kernels
+    skip the others; torch's counter (sdpa_flop_count) counts every pair. Source: Dao, arXiv:2307.08691.
     """
     q, k, v = inputs[:3]
     b, s, _, d, e = _sizes(q, k, v)
@@ -90,6 +90,7 @@ def _(inputs: Sequence[Shape], outputs: Sequence[Shape], a: Mapping[str, Any]) -
         special=b * pairs + elements(outputs[1]),
         product=(b, s, e, -(-pairs * (d + e) // (s * e))),
         product_flops=flops,
+        chained=True,
     )
 
 
@@ -117,8 +118,8 @@ def _(inputs: Sequence[Shape], outputs: Sequence[Shape], a: Mapping[str, Any]) -
 
     2 (3 d + 2 e) FLOPs per pair, as torch's counter has it (which counts all pairs of a causal one, too). Six
     operations and an exponential per pair, one more with a mask; two per element of y for Σ dy y. As a product, per
-    head: m keys, n = d, k = queries · (3 d + 2 e) / d. Not counted: the two small kernels beside the large one (Σ dy y,
-    conversion of dq) as launches of their own. Source: Dao, arXiv:2307.08691.
+    head: m keys, n = d, k = queries · (3 d + 2 e) / d, chained. Not counted: the two small kernels beside the large
+    one (Σ dy y, conversion of dq) as launches of their own. Source: Dao, arXiv:2307.08691.
     """
     dy, q, k, v = inputs[:4]
     b, _, t, d, e = _sizes(q, k, v)
@@ -129,4 +130,5 @@ def _(inputs: Sequence[Shape], outputs: Sequence[Shape], a: Mapping[str, Any]) -
         special=b * pairs,
         product=(b, t, d, -(-pairs * (3 * d + 2 * e) // (t * d))),
         product_flops=flops,
+        chained=True,
     )

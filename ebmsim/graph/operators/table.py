@@ -73,8 +73,10 @@ class Work(NamedTuple):
     flops: arithmetic operations, one multiply-add is two. special: transcendental results. random: random numbers.
     product: (batch, m, n, k) where the work is a matrix product, else None. product_flops: FLOPs of the
     product as torch's counter counts them (differs from 2*b*m*n*k only for strided transposed convolutions).
-    window: (kernel, stride, height, width written) of a square convolution of images, else None.
-    read: elements read per input, None for all of each. written: elements written of the first output, None for all.
+    chained: the product's first operand is made on the chip by another product, as the scores of fused attention are.
+    window: (kernel, stride, height, width written) of a convolution that is one of images, else None.
+    read: elements read per input, None for all of each.
+    written: elements written of the first output, None for all.
     """
 
     flops: int = 0
@@ -82,6 +84,7 @@ class Work(NamedTuple):
     random: int = 0
     product: tuple[int, int, int, int] | None = None
     product_flops: int = 0
+    chained: bool = False
     window: tuple[int, int, int, int] | None = None
     read: tuple[int, ...] | None = None
     written: int | None = None

@@ -219,6 +219,12 @@ class Composer:
         if operator.category == "rng" or (op in ("reshape", "expand") and chain):
             rows = tensors[inputs[0]].shape[0] if inputs else self.chains
             attributes["shape"] = (rows, *attributes["shape"])
+        if op in ("gather", "index_add"):
+            indexed, index = (tensors[i].chain_axis for i in inputs)
+            attributes["shared"] += indexed and index
+            if index and not indexed and attributes["axis"] != -rank:
+                message = "expected axis 0: the index has a chain axis, which comes first, and what it indexes has none"
+                raise self.refuse((*at, "axis") if "axis" in node else at, message)
         ranks = {len(tensors[i].shape) for i in inputs if tensors[i].chain_axis}
         if operator.category == "elementwise" and len(ranks) > 1:
             shown = " and ".join(str(list(tensors[i].shape[1:])) for i in inputs if tensors[i].chain_axis)
@@ -232,7 +238,7 @@ class Composer:
                 if parameter.name == "weight" and "weight" in node:
                     weights += self._inputs({"inputs": node["weight"]}, (*at, "weight"), scope, None, 1)
                 else:
-                    weights.append(self._held(f"{owner}.{parameter.name}", shape, "weight", frozen))
+                    weights.append(self._held(f"{owner}.{parameter.name}", shape, parameter.role, frozen))
             kept = {k: v for k, v in attributes.items() if k != "affine"}
             phase = self._phase(node, operator.category)
             with self.b.at(phase=phase):

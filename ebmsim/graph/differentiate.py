@@ -37,7 +37,7 @@ def differentiate(
         with b.at(phase=phase, branch=node.branch, prefix=node.name + "'"):
             b.line = node.line
             emit = rule(GRADIENT, "gradient", node)
-            given = emit(b, node, [g for g in output_grads if g is not None], want)
+            given = emit(b, node, output_grads, want)
             for tensor, wanted, grad in zip(node.inputs, want, given, strict=True):
                 if not wanted or grad is None:
                     continue

@@ -15,8 +15,10 @@ POINTWISE = frozenset(
     | set(_ACTIVATIONS)
 )
 # A reduction may end a fused kernel.
-LAST = frozenset({"reduce_sum", "reduce_mean", "reduce_max"})
+LAST = frozenset({"reduce_sum", "reduce_mean", "reduce_max", "reduce_min"})
 PRODUCTS = frozenset({"matmul", "convolution"})
+# Kernels of a library that nothing joins.
+ALONE = frozenset({"attention", "attention_gradient"})
 
 
 def fuse(graph: Graph, nodes: Sequence[Node]) -> list[Node]:
@@ -54,7 +56,9 @@ def fuse(graph: Graph, nodes: Sequence[Node]) -> list[Node]:
         else:
             groups.append([node])
             written = set(node.outputs)
-        open_ = node.op not in LAST and (joins or node.op in POINTWISE or category in PRODUCTS)
+        open_ = node.op not in LAST and (
+            joins or node.op in POINTWISE or (category in PRODUCTS and node.op not in ALONE)
+        )
     return [group[0] if len(group) == 1 else _fused(graph, group, root, uses) for group in groups]
 
 

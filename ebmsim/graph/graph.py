@@ -123,8 +123,9 @@ class Builder:
         operator = OPERATORS[op]
         chain = operator.category == "rng" or any(tensors[i].chain_axis for i in inputs)
         full = self.prefix + (name or op)
-        kind = tensors[inputs[0]].kind if operator.category in ("view", "movement") else operator.result
-        for shape in shapes:
+        kinds = (operator.result,) * len(shapes) if isinstance(operator.result, str) else operator.result
+        for shape, result in zip(shapes, kinds, strict=True):
+            kind = tensors[inputs[0]].kind if result == "same" else result
             tensors.append(Tensor(shape, "activation", full, kind, chain))
         outputs = tuple(range(first, len(tensors)))
         index = len(self.nodes)

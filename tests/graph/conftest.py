@@ -55,11 +55,50 @@ def normalise(i: Sequence[Tensor], groups: int) -> tuple[Tensor, ...]:
     return norm(x, groups, *i[1:]), flat.mean(-1), rate
 
 
+def rms_norm(i: Sequence[Tensor], a: Mapping[str, Any]) -> tuple[Tensor, ...]:
+    """Of the last axis, with the rate it saves."""
+    return fn.rms_norm(i[0], i[0].shape[-1:], *i[1:], eps=EPSILON), (i[0].square().mean(-1) + EPSILON).rsqrt()
+
+
+def batch_norm(i: Sequence[Tensor], a: Mapping[str, Any]) -> tuple[Tensor, ...]:
+    """With statistics of the batch, or stored ones (of random values the size, since a variance is not negative)."""
+    x = i[0]
+    if a["training"]:
+        axes = [axis for axis in range(x.dim()) if axis != 1]
+        learned, mean, variance = i[1:], x.mean(axes), x.var(axes, correction=0)
+    else:
+        *learned, mean, variance = i[1:]
+    rate = (variance.abs() + EPSILON).rsqrt()
+    y, *learned = (t.reshape(-1, *[1] * (x.dim() - 2)) for t in (mean, rate, *learned))
+    y = (x - y) * learned[0]
+    return (y * learned[1] + learned[2] if learned[1:] else y), mean, rate
+
+
+def of_kind(x: Tensor, saved: Sequence[Tensor], a: Mapping[str, Any], *learned: Tensor) -> Tensor:
+    """The norm that a backward kernel belongs to, as a function of x and what is learned."""
+    if a["over"] == "rms":
+        return rms_norm([x, *learned], a)[0]
+    if a["over"] == "batch":
+        return batch_norm([x, *learned], {"training": True})[0]
+    if a["over"] == "stored":
+        return fn.batch_norm(x, saved[0], saved[1] ** -2, *learned, eps=0.0)
+    return norm(x, a["groups"] if a["over"] == "group" else 0, *learned)
+
+
+def norm_gradient(i: Sequence[Tensor], a: Mapping[str, Any]) -> tuple[Tensor, ...]:
+    """Of x; without a bias, which plays no part (torch's batch norm asks for both)."""
+    count = 1 if a["over"] == "rms" else 2
+    dy, x, saved, gain = *i[:2], i[2 : 2 + count], i[2 + count :]
+    bias = [torch.zeros_like(gain[0])] if gain and a["over"] != "rms" else []
+    return (transposed(lambda x: of_kind(x, saved, a, *gain, *bias), dy, x),)
+
+
 def norm_weight_gradient(i: Sequence[Tensor], a: Mapping[str, Any]) -> tuple[Tensor, ...]:
     """Of a gain and a bias in the torch norm."""
-    dy, x = i[:2]
-    ones = torch.ones(x.shape[1] if a["groups"] else x.shape[-1], dtype=x.dtype)
-    return torch.func.vjp(lambda w, b: norm(x, a["groups"], w, b), ones, torch.zeros_like(ones))[1](dy)
+    dy, x, *saved = i
+    ones = torch.ones(x.shape[-1] if a["over"] in ("layer", "rms") else x.shape[1], dtype=x.dtype)
+    learned = [ones] if a["over"] == "rms" else [ones, torch.zeros_like(ones)]
+    return torch.func.vjp(lambda *learned: of_kind(x, saved, a, *learned), *learned)[1](dy)
 
 
 def adam(i: Sequence[Tensor], a: Mapping[str, Any]) -> tuple[Tensor, ...]:
@@ -67,6 +106,77 @@ def adam(i: Sequence[Tensor], a: Mapping[str, Any]) -> tuple[Tensor, ...]:
     w, g, m, v = i
     m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g**2
     return w - 1e-3 * (m / 0.1) / ((v / 0.001).sqrt() + 1e-8), m, v
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, mask: Sequence[Tensor], a: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+    """Result, and logarithm of the sum of exponentials, by the definition."""
+    scores = q @ k.mT * q.shape[-1] ** -0.5
+    if a["causal"]:
+        scores = scores.masked_fill(~torch.ones(scores.shape[-2:], dtype=torch.bool).tril(), -torch.inf)
+    scores = scores + mask[0] if mask else scores
+    return scores.softmax(-1) @ v, scores.logsumexp(-1)
+
+
+def attention_gradient(i: Sequence[Tensor], a: Mapping[str, Any]) -> tuple[Tensor, ...]:
+    """Of q, k and v, one of each for every chain."""
+    dy, q, k, v, *_ = i
+    full = (t.expand(*q.shape[:-2], *t.shape[-2:]) for t in (k, v))
+    return torch.func.vjp(lambda *qkv: attention(*qkv, i[6:], a)[0], q, *full)[1](dy)
+
+
+def gather(x: Tensor, index: Tensor, a: Mapping[str, Any]) -> Tensor:
+    """One index_select for every position of the shared axes."""
+    if a["shared"]:
+        return torch.stack([gather(p, q, {**a, "shared": a["shared"] - 1}) for p, q in zip(x, index, strict=True)])
+    axis = x.dim() + a["axis"]
+    return x.index_select(axis, index.flatten()).reshape((*x.shape[:axis], *index.shape, *x.shape[axis + 1 :]))
+
+
+def index_add(x: Tensor, index: Tensor, a: Mapping[str, Any]) -> Tensor:
+    """torch's index_add of zeros, for every position of the shared axes."""
+    if a["shared"]:
+        return torch.stack([index_add(p, q, {**a, "shared": a["shared"] - 1}) for p, q in zip(x, index, strict=True)])
+    after = x.dim() + a["axis"] + 1
+    before, rest = x.shape[: after - index.dim()], x.shape[after:]
+    zeros = x.new_zeros(*before, a["size"], *rest)
+    return zeros.index_add(len(before), index.flatten(), x.reshape(*before, index.numel(), *rest))
+
+
+def upsample(x: Tensor, a: Mapping[str, Any]) -> Tensor:
+    """torch takes images with exactly one axis before the channels."""
+    image = fn.interpolate(x.reshape(-1, 1, *x.shape[-2:]), scale_factor=a["scale"], mode=a["mode"])
+    return image.reshape(*x.shape[:-2], *image.shape[-2:])
+
+
+def _upsample_gradient(i: Sequence[Tensor], a: Mapping[str, Any]) -> tuple[Tensor, ...]:
+    small = i[0].new_zeros(*i[0].shape[:-2], *(s // a["scale"] for s in i[0].shape[-2:]))
+    return (transposed(lambda x: upsample(x, a), i[0], small),)
+
+
+def _max_pool_gradient(i: Sequence[Tensor], a: Mapping[str, Any]) -> tuple[Tensor, ...]:
+    dy, index = i
+    flat = dy.new_zeros(*dy.shape[:-2], math.prod(a["size"]))
+    return (flat.scatter_add(-1, index.flatten(-2), dy.flatten(-2)).unflatten(-1, a["size"]),)
+
+
+def conv_input(i: Sequence[Tensor], a: Mapping[str, Any]) -> tuple[Tensor, ...]:
+    """torch's own input gradient of a convolution along one axis or two."""
+    dy, w = i
+    f = torch.nn.grad.conv1d_input if w.dim() == 3 else torch.nn.grad.conv2d_input
+    return (f((len(dy), w.shape[1] * a["groups"], *a["size"]), w, dy, **steps(a), dilation=1),)
+
+
+def conv_weight(i: Sequence[Tensor], a: Mapping[str, Any]) -> tuple[Tensor, ...]:
+    """torch's own weight gradient of a convolution along one axis or two."""
+    x, dy = i
+    f = torch.nn.grad.conv1d_weight if x.dim() == 3 else torch.nn.grad.conv2d_weight
+    return (f(x, (dy.shape[1], x.shape[1] // a["groups"], *a["size"]), dy, **steps(a), dilation=1),)
+
+
+def conv_transpose(i: Sequence[Tensor], a: Mapping[str, Any]) -> tuple[Tensor, ...]:
+    """Along one axis or two."""
+    f = fn.conv_transpose1d if i[0].dim() == 3 else fn.conv_transpose2d
+    return (f(*i, **steps(a), output_padding=a["output_padding"]),)
 
 
 def steps(a: Mapping[str, Any]) -> dict[str, Any]:
@@ -107,6 +217,10 @@ REALISED: dict[str, Rule] = {
     "tanh": lambda i, a: (i[0].tanh(),),
     "silu": lambda i, a: (fn.silu(i[0]),),
     "gelu": lambda i, a: (fn.gelu(i[0]),),
+    "gelu_tanh": lambda i, a: (fn.gelu(i[0], approximate="tanh"),),
+    "mish": lambda i, a: (fn.mish(i[0]),),
+    "softplus": lambda i, a: (fn.softplus(i[0]),),
+    "elu": lambda i, a: (fn.elu(i[0], a["alpha"]),),
     "exp": lambda i, a: (i[0].exp(),),
     "log": lambda i, a: (i[0].log(),),
     "sqrt": lambda i, a: (i[0].sqrt(),),
@@ -119,6 +233,10 @@ REALISED: dict[str, Rule] = {
     "tanh_gradient": lambda i, a: (i[0] * (1 - i[1] ** 2),),
     "silu_gradient": lambda i, a: (transposed(fn.silu, *i),),
     "gelu_gradient": lambda i, a: (transposed(fn.gelu, *i),),
+    "gelu_tanh_gradient": lambda i, a: (transposed(lambda x: fn.gelu(x, approximate="tanh"), *i),),
+    "mish_gradient": lambda i, a: (transposed(fn.mish, *i),),
+    "softplus_gradient": lambda i, a: (transposed(fn.softplus, *i),),
+    "elu_gradient": lambda i, a: (transposed(lambda x: fn.elu(x, a["alpha"]), *i),),
     "add": lambda i, a: (i[0] + i[1],),
     "sub": lambda i, a: (i[0] - i[1],),
     "mul": lambda i, a: (i[0] * i[1],),
@@ -132,16 +250,21 @@ REALISED: dict[str, Rule] = {
     "clamp_gradient": lambda i, a: (transposed(lambda x: x.clamp(a["low"], a["high"]), *i),),
     "select": lambda i, a: (torch.where(i[0].bool(), i[1], i[2]),),
     "conv2d": lambda i, a: (fn.conv2d(*i, **steps(a)),),
-    "conv2d_input_gradient": lambda i, a: (
-        torch.nn.grad.conv2d_input(
-            (len(i[0]), i[1].shape[1] * a["groups"], *a["size"]), i[1], i[0], a["stride"], a["padding"], 1, a["groups"]
-        ),
-    ),
-    "conv2d_weight_gradient": lambda i, a: (
-        torch.nn.grad.conv2d_weight(
-            i[0], (i[1].shape[1], i[0].shape[1] // a["groups"], *a["size"]), i[1], **steps(a), dilation=1
-        ),
-    ),
+    "conv1d": lambda i, a: (fn.conv1d(*i, **steps(a)),),
+    "conv_transpose1d": conv_transpose,
+    "conv_transpose2d": conv_transpose,
+    "conv1d_input_gradient": conv_input,
+    "conv2d_input_gradient": conv_input,
+    "conv1d_weight_gradient": conv_weight,
+    "conv2d_weight_gradient": conv_weight,
+    "attention": lambda i, a: attention(*i[:3], i[3:], a),
+    "attention_gradient": attention_gradient,
+    "upsample": lambda i, a: (upsample(i[0], a),),
+    "upsample_gradient": _upsample_gradient,
+    "max_pool2d": lambda i, a: fn.max_pool2d(i[0], a["kernel"], a["stride"], a["padding"], return_indices=True),
+    "max_pool2d_gradient": _max_pool_gradient,
+    "gather": lambda i, a: (gather(*i, a),),
+    "index_add": lambda i, a: (index_add(*i, a),),
     "to_device": _identity,
     "to_host": _identity,
     "synchronise": _identity,
@@ -150,7 +273,10 @@ REALISED: dict[str, Rule] = {
     "embedding_gradient": _embedding_gradient,
     "group_norm": lambda i, a: normalise(i, a["groups"]),
     "layer_norm": lambda i, a: normalise(i, 0),
-    "norm_gradient": lambda i, a: (transposed(lambda x: norm(x, a["groups"], *i[4:]), i[0], i[1]),),
+    "instance_norm": lambda i, a: normalise(i, i[0].shape[1]),
+    "rms_norm": rms_norm,
+    "batch_norm": batch_norm,
+    "norm_gradient": norm_gradient,
     "norm_weight_gradient": norm_weight_gradient,
     "avg_pool2d": lambda i, a: (pool(i[0], a),),
     "avg_pool2d_gradient": lambda i, a: (
@@ -198,7 +324,10 @@ def execute(graph: Graph | Builder, values: Mapping[int, Tensor]) -> Values:
 
 
 class Case(NamedTuple):
-    """One operator on shapes. kinds: one letter an input, f(loat), i(ndex), m(ask); empty when all are floats."""
+    """One operator on shapes. kinds: one letter an input, f(loat), i(ndex), m(ask), b(uffer of floats).
+
+    Empty when all are floats.
+    """
 
     op: str
     shapes: tuple[tuple[int, ...], ...]
@@ -214,8 +343,11 @@ class Case(NamedTuple):
     def inputs(self, b: Builder) -> list[int]:
         """Tensors of the case's shapes and kinds."""
         letters = self.kinds or "f" * len(self.shapes)
-        kinds = [{"f": "float", "i": "index", "m": "mask"}[letter] for letter in letters]
-        return [b.tensor(s, "input", f"input{i}", k) for i, (s, k) in enumerate(zip(self.shapes, kinds, strict=True))]
+        kinds = {"i": "index", "m": "mask"}
+        return [
+            b.tensor(s, "buffer" if letter == "b" else "input", f"input{i}", kinds.get(letter, "float"))
+            for i, (s, letter) in enumerate(zip(self.shapes, letters, strict=True))
+        ]
 
 
 def random_values(b: Builder) -> Values:
@@ -236,7 +368,15 @@ def _conv(out: int, kernel: int, stride: int = 1, padding: int = 0, groups: int 
     return {"out": out, "kernel": kernel, "stride": stride, "padding": padding, "groups": groups, "bias": bias}
 
 
-def _back(size: tuple[int, int], stride: int = 1, padding: int = 0, groups: int = 1) -> dict:
+def _transposed(*a: int, output_padding: int = 0, **more: Any) -> dict:
+    return {**_conv(*a, **more), "output_padding": output_padding}
+
+
+def _over(over: str, groups: int = 1) -> dict:
+    return {"over": over, "groups": groups}
+
+
+def _back(size: tuple[int, ...], stride: int = 1, padding: int = 0, groups: int = 1) -> dict:
     return {"size": size, "stride": stride, "padding": padding, "groups": groups}
 
 
@@ -250,14 +390,18 @@ def _axes(*axes: int, keep: bool = False) -> dict:
 
 X = (2, 3, 4)
 _IMAGE = (2, 4, 5, 6)
+_ROWS = (2, 4, 7)
 _BOUNDS = {"low": -0.3, "high": 0.6}
-_ONE = ["relu", "sigmoid", "tanh", "silu", "gelu", "exp", "sin", "cos", "square", "copy"]
-_TWO = ["relu_gradient", "sigmoid_gradient", "tanh_gradient", "silu_gradient", "gelu_gradient"]
+_ACTIVATIONS = ["relu", "sigmoid", "tanh", "silu", "gelu", "gelu_tanh", "mish", "softplus"]
+_ONE = [*_ACTIVATIONS, "exp", "sin", "cos", "square", "copy"]
+_TWO = [f"{op}_gradient" for op in _ACTIVATIONS]
 _REDUCTIONS = ["reduce_sum", "reduce_mean", "reduce_std", "reduce_max", "reduce_min", "logsumexp"]
 CASES = [
     *(Case(op, (X,), {}) for op in _ONE),
     *(Case(op, (X,), {}, positive=True) for op in ("log", "sqrt")),
     Case("leaky_relu", (X,), {"slope": 0.2}),
+    Case("elu", (X,), {"alpha": 0.7}),
+    Case("elu_gradient", (X, X), {"alpha": 0.7}),
     *(Case(op, (X, X), {}) for op in _TWO),
     Case("leaky_relu_gradient", (X, X), {"slope": 0.2}),
     *(
@@ -281,9 +425,43 @@ CASES = [
     Case("conv2d_input_gradient", ((2, 6, 2, 2), (6, 2, 3, 3)), _back((5, 6), stride=2, groups=2)),
     Case("conv2d_weight_gradient", (_IMAGE, (2, 3, 5, 6)), _back((3, 3), padding=1)),
     Case("conv2d_weight_gradient", (_IMAGE, (2, 6, 2, 2)), _back((3, 3), stride=2, groups=2)),
+    Case("conv1d", (_ROWS, (3, 4, 3), (3,)), _conv(3, 3)),
+    Case("conv1d", (_ROWS, (6, 2, 5), (6,)), _conv(6, 5, stride=2, padding=2, groups=2)),
+    Case("conv1d", (_ROWS, (5, 4, 1)), _conv(5, 1, bias=False)),
+    Case("conv1d_input_gradient", ((2, 6, 3), (6, 2, 3)), _back((8,), stride=2, groups=2)),
+    Case("conv1d_weight_gradient", (_ROWS, (2, 6, 3)), _back((3,), stride=2, groups=2)),
+    Case("conv_transpose1d", (_ROWS, (4, 3, 4), (3,)), _transposed(3, 4, stride=2, padding=1)),
+    Case("conv_transpose2d", (_IMAGE, (4, 3, 3, 3), (3,)), _transposed(3, 3)),
+    Case("conv_transpose2d", (_IMAGE, (4, 3, 2, 2), (6,)), _transposed(6, 2, stride=2, groups=2)),
+    Case("conv_transpose2d", (_IMAGE, (4, 1, 3, 3)), _transposed(1, 3, 2, 1, bias=False, output_padding=1)),
     Case("avg_pool2d", (_IMAGE,), {"kernel": 2, "stride": 2, "padding": 0}),
     Case("avg_pool2d", (_IMAGE,), {"kernel": 3, "stride": 2, "padding": 1}),
     Case("avg_pool2d_gradient", ((2, 4, 2, 3),), {"kernel": 2, "stride": 2, "padding": 0, "size": (5, 6)}),
+    Case("max_pool2d", (_IMAGE,), {"kernel": 2, "stride": 2, "padding": 0}),
+    Case("max_pool2d", (_IMAGE,), {"kernel": 3, "stride": 2, "padding": 1}),
+    Case("max_pool2d_gradient", ((2, 4, 2, 3), (2, 4, 2, 3)), {"size": (5, 6)}, "fi"),
+    *(
+        Case(op, (shape,), {"scale": scale, "mode": mode})
+        for mode in ("nearest", "bilinear")
+        for op, shape, scale in (("upsample", (2, 2, 3, 4), 2), ("upsample_gradient", (2, 6, 9), 3))
+    ),
+    *(
+        Case("attention", shapes, {"causal": causal})
+        for causal in (False, True)
+        for shapes in (
+            ((2, 3, 4, 5), (2, 3, 4, 5), (2, 3, 4, 5)),
+            ((2, 3, 4, 5), (3, 6, 5), (3, 6, 2)),
+            ((2, 3, 4, 5), (2, 3, 2, 5), (2, 3, 2, 5), (4, 2)),
+        )
+    ),
+    *(
+        Case("attention_gradient", shapes, {"causal": causal})
+        for causal in (False, True)
+        for shapes in (
+            ((2, 3, 4, 2), (2, 3, 4, 5), (3, 6, 5), (3, 6, 2), (2, 3, 4, 2), (2, 3, 4)),
+            ((3, 4, 5), (3, 4, 5), (3, 2, 5), (3, 2, 5), (3, 4, 5), (3, 4), (3, 1, 2)),
+        )
+    ),
     Case("linear", ((5, 3), (4, 3), (4,)), {"out": 4, "bias": True}),
     Case("linear", (X, (5, 4), (5,)), {"out": 5, "bias": True}),
     Case("linear", (X, (5, 4)), {"out": 5, "bias": False}),
@@ -305,11 +483,25 @@ CASES = [
     Case("group_norm", ((2, 6, 5), (6,), (6,)), {"groups": 1, "affine": True}),
     Case("layer_norm", (X, (4,), (4,)), {"affine": True}),
     Case("layer_norm", ((3, 5),), {"affine": False}),
-    Case("norm_gradient", (_IMAGE, _IMAGE, (2, 2), (2, 2), (4,)), {"groups": 2}),
-    Case("norm_gradient", (_IMAGE, _IMAGE, (2, 1), (2, 1)), {"groups": 1}),
-    Case("norm_gradient", (X, X, (2, 3), (2, 3), (4,)), {"groups": 0}),
-    Case("norm_weight_gradient", (_IMAGE, _IMAGE, (2, 2), (2, 2)), {"groups": 2}),
-    Case("norm_weight_gradient", (X, X, (2, 3), (2, 3)), {"groups": 0}),
+    Case("instance_norm", (_IMAGE, (4,), (4,)), {"affine": True}),
+    Case("instance_norm", ((2, 3, 5),), {"affine": False}),
+    Case("rms_norm", (X, (4,)), {"affine": True}),
+    Case("rms_norm", ((3, 5),), {"affine": False}),
+    Case("batch_norm", (_IMAGE, (4,), (4,)), {"affine": True, "training": True}),
+    Case("batch_norm", ((5, 3),), {"affine": False, "training": True}),
+    Case("batch_norm", (_IMAGE, (4,), (4,), (4,), (4,)), {"affine": True, "training": False}, "fffbb"),
+    Case("batch_norm", ((5, 3), (3,), (3,)), {"affine": False, "training": False}, "fbb"),
+    Case("norm_gradient", (_IMAGE, _IMAGE, (2, 2), (2, 2), (4,)), _over("group", 2)),
+    Case("norm_gradient", (_IMAGE, _IMAGE, (2, 1), (2, 1)), _over("group", 1)),
+    Case("norm_gradient", (X, X, (2, 3), (2, 3), (4,)), _over("layer")),
+    Case("norm_gradient", (X, X, (2, 3), (4,)), _over("rms")),
+    Case("norm_gradient", (_IMAGE, _IMAGE, (4,), (4,), (4,)), _over("batch")),
+    Case("norm_gradient", (_IMAGE, _IMAGE, (4,), (4,), (4,)), _over("stored")),
+    Case("norm_weight_gradient", (_IMAGE, _IMAGE, (2, 2), (2, 2)), _over("group", 2)),
+    Case("norm_weight_gradient", (X, X, (2, 3), (2, 3)), _over("layer")),
+    Case("norm_weight_gradient", (X, X, (2, 3)), _over("rms")),
+    Case("norm_weight_gradient", (_IMAGE, _IMAGE, (4,), (4,)), _over("batch")),
+    Case("norm_weight_gradient", (_IMAGE, _IMAGE, (4,), (4,)), _over("stored")),
     Case("reshape", (X,), {"shape": (2, 12)}),
     Case("expand", ((3, 1),), {"shape": (2, 3, 4)}),
     Case("expand", ((2, 1, 4),), {"shape": (2, 3, 4)}),
@@ -327,6 +519,25 @@ CASES = [
     Case("pad", ((2, 5),), {"before": (0,), "after": (3,), "mode": "zeros"}),
     Case("embedding", ((2, 4), (3, 5)), {"entries": 3, "width": 5}, "if"),
     Case("embedding_gradient", ((2, 4, 5), (2, 4)), {"entries": 3, "width": 5}, "fi"),
+    *(
+        Case("gather", shapes, {"axis": axis, "shared": shared}, "fi")
+        for shapes, axis, shared in (
+            (((2, 3, 4), (5,)), -2, 0),
+            (((2, 3, 4), (2, 5)), -2, 1),
+            (((2, 3, 4), (2, 2, 3)), -1, 1),
+            (((2, 4, 3), (2, 4)), -1, 2),
+            (((3, 4), (2, 5)), -2, 0),
+        )
+    ),
+    *(
+        Case("index_add", shapes, {"axis": axis, "size": 3, "shared": shared}, "fi")
+        for shapes, axis, shared in (
+            (((2, 5, 4), (5,)), -2, 0),
+            (((2, 5, 4), (2, 5)), -2, 1),
+            (((2, 4, 2, 3), (4, 2)), -2, 0),
+            (((2, 4), (2, 4)), -1, 2),
+        )
+    ),
     # Nothing flows back through these.
     *(Case(op, (X, (4,)), {}) for op in ("equal", "less")),
     *(Case(op, (X,), {}) for op in ("to_device", "to_host", "synchronise")),
@@ -343,7 +554,9 @@ CASES = [
 # differentiating the norms once and twice, not alone.
 STOP = {"equal", "less", "to_device", "to_host", "synchronise", "host", "random_normal", "random_uniform"}
 STOP |= {"adam", "running_average", "squared_norm"}
-NOT_ALONE = {"norm_gradient", "norm_weight_gradient"}
+# Neither is the backward kernel of attention, whose result and sums belong to its q, k and v; nor attention itself,
+# which has no second derivative.
+NOT_ALONE = {"norm_gradient", "norm_weight_gradient", "attention", "attention_gradient"}
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -361,6 +574,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def separate() -> set[str]:
     """The operators that a graph is made of; fusion makes the others, which do not say how their members connect."""
     return {name for name in OPERATORS if not name.startswith("fused")}
+
+
+@pytest.fixture(scope="session")
+def once() -> set[str]:
+    """Operators without a gradient: torch has none either."""
+    return {"attention_gradient"}
 
 
 @pytest.fixture(scope="session")

@@ -8,11 +8,11 @@ import pytest
 import torch
 import torch.nn.functional as fn
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from ebmsim.graph.differentiate import differentiate
 from ebmsim.graph.graph import Builder
-from ebmsim.graph.operators.table import WORK
+from ebmsim.graph.operators.table import SHAPE, WORK
 
 BATCH = 3
 
@@ -93,7 +93,41 @@ class Grouped(nn.Module):
         return self.top(x.sum((-2, -1)))
 
 
-NETWORKS = [Cnn, Mlp, Attention, Grouped]
+class Enlarging(nn.Module):
+    """Transposed convolutions, a largest window and enlarged images on the way from features to an image."""
+
+    shape = (4, 4, 4)
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.norm = nn.ConvTranspose2d(4, 6, 4, stride=2, padding=1), nn.InstanceNorm2d(6, affine=True)
+        self.second = nn.ConvTranspose2d(6, 4, 3, padding=1, bias=False)
+        self.third, self.top = nn.Conv2d(4, 2, 3, padding=1), nn.Linear(2, 1)
+
+    def forward(self, x):
+        x = fn.mish(self.norm(self.first(x)))
+        x = fn.interpolate(fn.max_pool2d(self.second(x), 2), scale_factor=2, mode="nearest")
+        return self.top(fn.softplus(self.third(x)).mean((-2, -1)))
+
+
+class Temporal(nn.Module):
+    """A one-dimensional U-Net in small: convolutions along time, halved and doubled, and a skip."""
+
+    shape = (3, 8)
+
+    def __init__(self):
+        super().__init__()
+        self.wide, self.down = nn.Conv1d(3, 4, 5, padding=2), nn.Conv1d(4, 6, 4, stride=2, padding=1)
+        self.up, self.mix = nn.ConvTranspose1d(6, 4, 4, stride=2, padding=1), nn.Conv1d(8, 4, 1, bias=False)
+        self.norm, self.top = nn.RMSNorm(8, eps=1e-5), nn.Linear(4, 1)
+
+    def forward(self, x):
+        skip = fn.gelu(self.wide(x), approximate="tanh")
+        x = fn.elu(self.up(fn.gelu(self.down(skip), approximate="tanh")))
+        return self.top(self.norm(self.mix(torch.cat([x, skip], 1))).square().sum(-1))
+
+
+NETWORKS = [Cnn, Mlp, Attention, Grouped, Enlarging, Temporal]
 
 
 # --- The same with the builder ---------------------------------------------------------------------------------------
@@ -121,9 +155,17 @@ class Writer:
 
     def conv(self, layer, x, stride=1, padding=0, groups=1):
         w = self.of(layer)
-        out, _, kernel, _ = self.b.shape(w[0])
+        out, *_, kernel = self.b.shape(w[0])
         a = {"stride": stride, "padding": padding, "groups": groups}
-        return self.b.emit("conv2d", x, *w, out=out, kernel=kernel, bias=len(w) > 1, **a)
+        op = f"conv{len(self.b.shape(x)) - 2}d"
+        return self.b.emit(op, x, *w, out=out, kernel=kernel, bias=len(w) > 1, **a)
+
+    def transposed(self, layer, x, stride=1, padding=0):
+        w = self.of(layer)
+        _, out, *_, kernel = self.b.shape(w[0])
+        a = {"stride": stride, "padding": padding, "groups": 1, "output_padding": 0}
+        op = f"conv_transpose{len(self.b.shape(x)) - 2}d"
+        return self.b.emit(op, x, *w, out=out, kernel=kernel, bias=len(w) > 1, **a)
 
     def layer_norm(self, layer, x):
         return self.b.emit("layer_norm", x, *self.of(layer), affine=True)
@@ -173,7 +215,32 @@ def grouped(w):
     return w.linear("top", b.emit("reduce_sum", x, axes=(-2, -1), keep=False))
 
 
-WRITTEN = {Cnn: cnn, Mlp: mlp, Attention: attention, Grouped: grouped}
+def enlarging(w):
+    b = w.b
+    x = b.emit("instance_norm", w.transposed("first", w.x, 2, 1), *w.of("norm"), affine=True)
+    x = w.transposed("second", b.emit("mish", x), padding=1)
+    x = b.emit("upsample", b.emit("max_pool2d", x, kernel=2, stride=2, padding=0), scale=2, mode="nearest")
+    x = b.emit("softplus", w.conv("third", x, padding=1))
+    return w.linear("top", b.emit("reduce_mean", x, axes=(-2, -1), keep=False))
+
+
+def temporal(w):
+    b = w.b
+    skip = b.emit("gelu_tanh", w.conv("wide", w.x, padding=2))
+    x = w.transposed("up", b.emit("gelu_tanh", w.conv("down", skip, 2, 1)), 2, 1)
+    joined = b.emit("concat", b.emit("elu", x, alpha=1.0), skip, axis=-2)
+    x = b.emit("square", b.emit("rms_norm", w.conv("mix", joined), *w.of("norm"), affine=True))
+    return w.linear("top", b.emit("reduce_sum", x, axes=(-1,), keep=False))
+
+
+WRITTEN = {
+    Cnn: cnn,
+    Mlp: mlp,
+    Attention: attention,
+    Grouped: grouped,
+    Enlarging: enlarging,
+    Temporal: temporal,
+}
 
 
 def flops_of(b, node):
@@ -265,6 +332,28 @@ def test_double_backward(pair, run):
         ours = found[grads[t]] if t in grads else torch.zeros(w.b.shape(t), dtype=torch.float64)
         torch.testing.assert_close(ours, torch.zeros_like(ours) if g is None else g)
     assert product_flops(w.b, since) == count - over_counted(w.b, since) > 0
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize(("s", "t", "e"), [(4, 4, 5), (3, 7, 5), (6, 6, 2)])
+def test_fused_attention(s, t, e, causal):
+    """The counter's own formulas, since it does not count the kernel for the CPU.
+
+    It counts all pairs of query and key. Causal kernels skip the later keys, and so does ours: of n tokens it counts
+    n (n + 1) / 2 pairs and not n².
+    """
+    q, k, v, y = (2, 3, s, 5), (2, 3, t, 5), (2, 3, t, e), (2, 3, s, e)
+    forward, backward = sdpa_flop_count(q, k, v), sdpa_backward_flop_count(y, q, k, v)
+    a = {"causal": causal}
+    outputs = SHAPE["attention"]((q, k, v), a)
+    assert outputs[0] == y
+    ours = WORK["attention"]((q, k, v), outputs, a).product_flops
+    inputs = (y, q, k, v, *outputs)
+    back = WORK["attention_gradient"](inputs, SHAPE["attention_gradient"](inputs, a), a).product_flops
+    pairs = sum(min(i + 1, t) for i in range(s)) if causal else s * t
+    assert (ours, back) == (forward * pairs // (s * t), backward * pairs // (s * t))
+    if e == 5:
+        assert 2 * back == 5 * ours  # two products forward, five backward
 
 
 # --- Defects of the counter (torch 2.13) -----------------------------------------------------------------------------

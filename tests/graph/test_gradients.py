@@ -10,7 +10,7 @@ from ebmsim.graph.differentiate import differentiate
 from ebmsim.graph.graph import Builder
 
 # Norms return their statistics beside the result; no gradient is asked of those.
-STATISTICS = ("group_norm", "layer_norm")
+STATISTICS = ("group_norm", "instance_norm", "layer_norm", "rms_norm", "batch_norm")
 
 
 def close(ours, theirs):
@@ -55,7 +55,8 @@ def both_orders(b, outputs, wrt, run, values):
 
 
 def floats(b, tensors):
-    return [t for t in tensors if b.tensors[t].kind == "float"]
+    """Those that have a gradient: buffers hold what is not learned."""
+    return [t for t in tensors if b.tensors[t].kind == "float" and b.tensors[t].role != "buffer"]
 
 
 def test_an_operator_between_activations(smooth, run, values_of):
@@ -63,9 +64,9 @@ def test_an_operator_between_activations(smooth, run, values_of):
     b = Builder()
     inputs = smooth.inputs(b)
     before = "exp" if smooth.positive else "silu"
-    bent = [b.emit(before, t) if b.tensors[t].kind == "float" else t for t in inputs]
+    bent = [b.emit(before, t) if t in floats(b, inputs) else t for t in inputs]
     outputs = b.emit_all(smooth.op, bent, **smooth.attributes)
-    ends = [b.emit("silu", t) for t in (outputs[:1] if smooth.op in STATISTICS else outputs)]
+    ends = [b.emit("silu", t) for t in (outputs[:1] if smooth.op in STATISTICS else floats(b, outputs))]
     again = both_orders(b, ends, floats(b, inputs), run, values_of(b))
     assert any(g is not None and g.any() for g in again)
 
@@ -83,8 +84,8 @@ def test_each_input_by_itself(smooth, run, values_of):
     for i in range(len(smooth.shapes)):
         b = Builder()
         inputs, outputs = smooth.emit(b)
-        if b.tensors[inputs[i]].kind != "float" or (smooth.op in STATISTICS and i):
-            continue  # of a norm's weights, see test_gradients_of_one_of_a_norms_weights_gradients_are_refused
+        if inputs[i] not in floats(b, inputs):
+            continue
         values = {t: v.abs() + 0.5 if smooth.positive else v for t, v in values_of(b).items()}
         end = b.emit("tanh", outputs[0])
         both_orders(b, [end], [inputs[i]], run, values)
@@ -96,22 +97,80 @@ def test_a_norm_to_the_third_order(op, end, run, values_of):
     """As sliced score matching needs it. `copy`: the result is linear, so only its statistics have a gradient."""
     b = Builder()
     x = b.tensor((2, 4, 4), "sample")
-    w, c = (b.tensor((4,), "weight") for _ in range(2))
+    learned = [b.tensor((4,), "weight") for _ in range(1 if op == "rms_norm" else 2)]
     v = b.tensor((2, 4, 4), "input")
-    attributes = {"groups": 2} if op == "group_norm" else {}
-    y = b.emit("mul", b.emit(end, b.emit(op, b.emit("sin", x), w, c, affine=True, **attributes)), v)
+    attributes = {"group_norm": {"groups": 2}, "batch_norm": {"training": True}}.get(op, {})
+    y = b.emit("mul", b.emit(end, b.emit(op, b.emit("sin", x), *learned, affine=True, **attributes)), v)
     (g,) = differentiate(b, [y], {x}, phase="backward").values()
-    both_orders(b, [b.emit("mul", g, v)], [x, w, c, v], run, values_of(b))
+    both_orders(b, [b.emit("mul", g, v)], [x, *learned, v], run, values_of(b))
 
 
-def test_gradients_of_one_of_a_norms_weights_gradients_are_refused():
+@pytest.mark.parametrize("which", [0, 1])
+def test_gradients_of_one_of_a_norms_weights_gradients(which, run, values_of):
+    """The kernel gives the gradients of gain and bias together; either may be used alone."""
     b = Builder()
     x = b.tensor((2, 4), "sample")
-    w, c = (b.tensor((4,), "weight") for _ in range(2))
-    y = b.emit("square", b.emit("layer_norm", x, w, c, affine=True))
-    gain = differentiate(b, [y], [w, c], phase="backward")[w]
-    with pytest.raises(EbmsimError, match="both gain and bias"):
-        differentiate(b, [b.emit("square", gain)], {x}, phase="double")
+    learned = [b.tensor((4,), "weight") for _ in range(2)]
+    y = b.emit("square", b.emit("layer_norm", x, *learned, affine=True))
+    of_one = differentiate(b, [y], learned, phase="backward")[learned[which]]
+    both_orders(b, [of_one], [x, *learned], run, values_of(b))
+
+
+# --- Attention -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("masked", [False, True])
+def test_fused_attention(causal, masked, run, values_of):
+    """Against torch's own. Keys and values without chains: their gradient is the sum over the chains."""
+    b = Builder()
+    q, k, v = b.tensor((2, 3, 4, 5), "sample"), b.tensor((3, 6, 5), "input"), b.tensor((3, 6, 2), "input")
+    mask = [b.tensor((4, 6), "input")] if masked else []
+    y = b.emit("attention", q, k, v, *mask, causal=causal)
+    values = values_of(b)
+    leaves = [values[t].clone().requires_grad_() for t in (q, k, v)]
+    bias = values[mask[0]] if masked else torch.zeros(4, 6, dtype=torch.float64)
+    if causal:
+        bias = bias + torch.full((4, 6), -torch.inf).triu(1)
+    theirs = torch.nn.functional.scaled_dot_product_attention(*[t.expand(2, *t.shape[-3:]) for t in leaves], bias)
+    first = differentiate(b, [b.emit("sin", y)], [q, k, v], phase="backward")
+    found = run(b, values)
+    torch.testing.assert_close(found[y], theirs)
+    for t, g in zip((q, k, v), torch.autograd.grad(theirs.sin().sum(), leaves), strict=True):
+        torch.testing.assert_close(found[first[t]], g)
+    assert sum(node.op == "attention_gradient" for node in b.nodes) == 1
+
+
+def test_fused_attention_is_differentiated_once():
+    """As torch's: its derivative is not implemented there either."""
+    b = Builder()
+    qkv = [b.tensor((2, 3, 4, 5), "sample") for _ in range(3)]
+    b.line, b.prefix = 7, "energy."
+    y = b.emit("square", b.emit("attention", *qkv, causal=False, name="mix"))
+    first = differentiate(b, [y], qkv, phase="backward")
+    with pytest.raises(EbmsimError) as caught:
+        differentiate(b, [b.emit("square", first[qkv[0]])], qkv, phase="double")
+    assert str(caught.value) == (
+        "node 'energy.mix'attention_gradient' (line 7): operator 'attention_gradient' has no gradient rule; "
+        "fused attention is differentiated once; for a second derivative write it out with matmul and softmax"
+    )
+    theirs = [torch.randn(2, 3, 4, 5, requires_grad=True) for _ in range(3)]
+    total = torch.nn.functional.scaled_dot_product_attention(*theirs).square().sum()
+    (g,) = torch.autograd.grad(total, theirs[:1], create_graph=True)
+    with pytest.raises(RuntimeError, match="is not implemented"):
+        torch.autograd.grad(g.square().sum(), theirs)
+
+
+def test_the_mask_of_fused_attention_has_no_gradient():
+    b = Builder()
+    qkv = [b.tensor((3, 4, 5), "input") for _ in range(3)]
+    mask = b.tensor((4, 4), "sample")
+    y = b.emit("attention", *qkv, mask, causal=False, name="mix")
+    with pytest.raises(EbmsimError, match="node 'mix': fused attention gives its mask no gradient; write it out"):
+        differentiate(b, [y], [mask], phase="backward")
+
+
+# --- Choices -------------------------------------------------------------------------------------------------------
 
 
 def test_ties_of_a_maximum_and_bounds_of_a_clamp(run):

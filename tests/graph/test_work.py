@@ -1,6 +1,7 @@
 """Work against counts that plain loops make while they compute the result."""
 
 import itertools
+import math
 
 import pytest
 import torch
@@ -156,6 +157,89 @@ def test_conv2d_weight_gradient(kernel, stride, padding, groups):
     assert found.window == (kernel, stride)
 
 
+def test_along_one_axis_a_convolution_is_one_over_images_of_height_one():
+    """With a kernel of height one, too: the taps along the height are left out, and no window is square."""
+    steps = {"stride": 2, "padding": 1, "groups": 2}
+    x, w, y, size = (2, 4, 9), (6, 2, 3), (2, 6, 5), (9,)
+    taps = 2 * 3
+    flops = 2 * math.prod(y) * taps
+    found = work_of("conv1d", (x, w, (6,)), out=6, kernel=3, bias=True, **steps)
+    assert (found.flops, found.product_flops) == (flops + math.prod(y), flops)
+    assert found.product == (2, 2 * 5, 3, taps)
+    of_x = work_of("conv1d_input_gradient", (y, w), size=size, **steps)
+    of_w = work_of("conv1d_weight_gradient", (x, y), size=(3,), **steps)
+    assert of_x.product_flops == of_w.product_flops == flops
+    assert of_x.product[:3] == (2, 2 * 9, 2) and of_w.product == (2, 3, taps, 2 * 5)
+    assert {w.window for w in (found, of_x, of_w)} == {None}
+
+
+@CONVOLUTIONS
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_transposed_convolution_is_an_input_gradient_with_a_bias(kernel, stride, padding, groups, bias):
+    nest = Nest(kernel, stride, padding, groups)
+    shapes = (tuple(nest.dy.shape), tuple(nest.filters.shape))
+    cut = (nest.h + 2 * padding - kernel) % stride  # the convolution does not see this rest of the height
+    attributes = {"out": nest.c, "kernel": kernel, "bias": bias, "output_padding": cut, **nest.a}
+    full = ((nest.c,),) if bias else ()
+    (y,) = SHAPE["conv_transpose2d"]((*shapes, *full), attributes)
+    assert y[:3] == (nest.n, nest.c, nest.h)
+    found = WORK["conv_transpose2d"]((*shapes, *full), (y,), attributes)
+    other = WORK["conv2d_input_gradient"](shapes, (y,), {"size": y[2:], **nest.a})
+    assert found == other._replace(flops=other.flops + bias * math.prod(y))
+
+
+# --- Attention -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize(("s", "t"), [(4, 4), (3, 5), (5, 3)])
+def test_attention_and_its_gradient(causal, s, t):
+    """Every product of the loop nest over heads and pairs (query, key); a causal one skips later keys."""
+    heads, d, e = 2, 5, 3
+    q, k, v, dy = random(heads, s, d), random(heads, t, d), random(heads, t, e), random(heads, s, e)
+    scores = torch.full((heads, s, t), -torch.inf, dtype=torch.float64)
+    y = torch.zeros(heads, s, e, dtype=torch.float64)
+    forward = backward = pairs = 0
+    seen = [(h, i, j) for h, i, j in over(heads, s, t) if j <= i or not causal]
+    for h, i, j in seen:
+        scores[h, i, j] = q[h, i] @ k[h, j] / d**0.5
+        pairs, forward = pairs + 1, forward + 2 * d
+    share = scores.softmax(-1)
+    for h, i, j in seen:
+        y[h, i] += share[h, i, j] * v[h, j]
+        forward += 2 * e
+    grads = [torch.zeros_like(t) for t in (q, k, v)]
+    for h, i, j in seen:
+        dp = dy[h, i] @ v[h, j]
+        ds = share[h, i, j] * (dp - dy[h, i] @ y[h, i]) / d**0.5
+        grads[2][h, j] += share[h, i, j] * dy[h, i]
+        grads[0][h, i] += ds * k[h, j]
+        grads[1][h, j] += ds * q[h, i]
+        backward += 2 * d + 2 * e + 2 * e + 2 * d + 2 * d  # the scores again, dp, dv, dq, dk
+    leaves = [x.clone().requires_grad_() for x in (q, k, v)]
+    theirs = torch.nn.functional.scaled_dot_product_attention(*leaves, is_causal=causal)
+    torch.testing.assert_close(y, theirs)
+    for ours, g in zip(grads, torch.autograd.grad(theirs, leaves, dy), strict=True):
+        torch.testing.assert_close(ours, g)
+    shapes = tuple(tuple(x.shape) for x in (q, k, v))
+    found = work_of("attention", shapes, causal=causal)
+    assert found.product_flops == forward
+    assert found.flops == forward + 5 * pairs + y.numel()
+    assert found.special == pairs + heads * s
+    inputs = ((heads, s, e), *shapes, (heads, s, e), (heads, s))
+    back = work_of("attention_gradient", inputs, causal=causal)
+    assert back.product_flops == backward
+    assert back.flops == backward + 6 * pairs + 2 * y.numel()
+    assert back.special == pairs
+    for work, rows, width in ((found, s, e), (back, t, d)):
+        b, m, n, k = work.product
+        assert (b, m, n) == (heads, rows, width)
+        assert 2 * b * m * n * (k - 1) < work.product_flops <= 2 * b * m * n * k
+    masked = work_of("attention", (*shapes, (s, t)), causal=causal)
+    assert masked.flops - found.flops == pairs
+    assert work_of("attention_gradient", (*inputs, (s, t)), causal=causal).flops - back.flops == pairs
+
+
 # --- Conventions ---------------------------------------------------------------------------------------------------
 
 # Per operator: (flops, special), with r elements read of the first input and w written over the first output.
@@ -169,6 +253,10 @@ CONVENTIONS = {
     "tanh": ("4*w", "w"),
     "silu": ("5*w", "w"),
     "gelu": ("5*w", "w"),
+    "gelu_tanh": ("12*w", "w"),
+    "mish": ("8*w", "3*w"),
+    "softplus": ("3*w", "2*w"),
+    "elu": ("3*w", "w"),
     **dict.fromkeys(["exp", "log", "sqrt", "sin", "cos"], ("w", "w")),
     "relu_gradient": ("w", "0"),
     "leaky_relu_gradient": ("2*w", "0"),
@@ -176,20 +264,30 @@ CONVENTIONS = {
     "tanh_gradient": ("3*w", "0"),
     "silu_gradient": ("8*w", "w"),
     "gelu_gradient": ("9*w", "2*w"),
+    "gelu_tanh_gradient": ("21*w", "w"),
+    "mish_gradient": ("17*w", "4*w"),
+    "softplus_gradient": ("4*w", "w"),
+    "elu_gradient": ("3*w", "w"),
     **dict.fromkeys(["reduce_sum", "reduce_mean", "reduce_max", "reduce_min"], ("r", "0")),
     "reduce_std": ("4*r", "w"),
     "logsumexp": ("4*r", "r + w"),
     "softmax": ("5*w", "w"),
     "softmax_gradient": ("4*w", "0"),
-    "group_norm": ("8*r", "groups"),
-    "layer_norm": ("8*r", "groups"),
-    "norm_gradient": ("11*r", "0"),
-    "norm_weight_gradient": ("5*r", "0"),
+    **dict.fromkeys(["group_norm", "instance_norm", "layer_norm"], ("8*r", "statistics")),
+    "rms_norm": ("4*r", "statistics"),
+    "batch_norm": ("8*r if training else 4*r", "statistics"),
+    "norm_gradient": ("{'rms': 7, 'stored': 2}.get(over, 11) * r", "0"),
+    "norm_weight_gradient": ("3*r if over == 'rms' else 5*r", "0"),
+    "upsample": ("9*w if mode == 'bilinear' else 0", "0"),
+    "upsample_gradient": ("12*r if mode == 'bilinear' else r", "0"),
     "avg_pool2d": ("kernel**2 * w", "0"),
+    "max_pool2d": ("kernel**2 * w", "0"),
+    "max_pool2d_gradient": ("r", "0"),
     "avg_pool2d_gradient": ("kernel**2 * r", "0"),
-    **dict.fromkeys(["concat", "pad", "copy", "slice_gradient", "embedding"], ("0", "0")),
-    "pad_gradient": ("r - w if reflect else 0", "0"),
+    **dict.fromkeys(["concat", "pad", "copy", "slice_gradient", "embedding", "gather"], ("0", "0")),
+    "pad_gradient": ("r - w if mode == 'reflect' else 0", "0"),
     "embedding_gradient": ("r", "0"),
+    "index_add": ("r", "0"),
     **dict.fromkeys(["to_device", "to_host", "synchronise", "host"], ("0", "0")),
     "random_normal": ("0", "2*w"),
     "random_uniform": ("0", "0"),
@@ -197,7 +295,8 @@ CONVENTIONS = {
     "running_average": ("3*w", "0"),
     "squared_norm": ("2*r", "0"),
 }
-PRODUCTS = {"linear", "matmul", "conv2d", "conv2d_input_gradient", "conv2d_weight_gradient"}
+CONVOLVED = {f"conv{n}d{of}" for n in (1, 2) for of in ("", "_input_gradient", "_weight_gradient")}
+PRODUCTS = {"linear", "matmul", "attention", "attention_gradient", "conv_transpose1d", "conv_transpose2d", *CONVOLVED}
 
 
 def test_every_kernel_has_a_stated_convention(separate):
@@ -213,9 +312,8 @@ def test_conventions(case):
     names = {
         "r": elements(case.shapes[0]) if case.shapes else 0,
         "w": elements(outputs[0]),
-        "groups": elements(outputs[1]) if len(outputs) > 1 else 0,
-        "kernel": case.attributes.get("kernel"),
-        "reflect": case.attributes.get("mode") == "reflect",
+        "statistics": elements(outputs[1]) if len(outputs) > 1 else 0,
+        **case.attributes,
     }
     assert (found.flops, found.special) == tuple(eval(text, {}, names) for text in CONVENTIONS[case.op])
     assert found.random == (names["w"] if OPERATORS[case.op].category == "rng" else 0)
@@ -232,13 +330,31 @@ def test_a_reflected_margin_is_added_to_where_it_came_from():
     assert found.flops == int((copies - 1).sum())
 
 
-def test_only_an_embedding_reads_less_than_its_inputs(case):
+def test_what_reads_less_than_its_inputs(case):
     if case.op not in WORK:
         return
     outputs = SHAPE[case.op](case.shapes, case.attributes)
     found = WORK[case.op](case.shapes, outputs, case.attributes)
     assert found.written is None
-    assert (found.read is None) == (case.op != "embedding")
+    less = case.op in ("embedding", "gather") or (case.attributes.get("over") == "stored" and len(outputs) == 1)
+    assert (found.read is not None) == less
+    if less:
+        assert all(read <= elements(shape) for read, shape in zip(found.read, case.shapes, strict=True))
+
+
+@pytest.mark.parametrize(("count", "rows"), [(3, 10), (10, 10), (20, 10)])
+def test_a_gather_reads_the_parts_asked_for_and_never_more_than_there_are(count, rows):
+    width, chains = 5, 2
+    of_all = work_of("gather", ((chains, rows, width), (count,)), axis=-2, shared=0)
+    of_each = work_of("gather", ((chains, rows, width), (chains, count)), axis=-2, shared=1)
+    assert of_all.read == (chains * min(count, rows) * width, count)
+    assert of_each.read == (chains * min(count, rows) * width, chains * count)
+
+
+def test_the_backward_of_stored_statistics_does_not_read_what_it_does_not_need():
+    n = 2 * 3 * 4
+    shapes = ((2, 3, 4), (2, 3, 4), (3,), (3,), (3,))
+    assert work_of("norm_gradient", shapes, over="stored", groups=1).read == (n, 0, 0, 3, 3)
 
 
 @pytest.mark.parametrize(("count", "entries"), [(3, 10), (10, 10), (20, 10)])

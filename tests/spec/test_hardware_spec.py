@@ -15,10 +15,11 @@ import pytest
 from ebmsim.errors import SpecError
 from ebmsim.hardware import Hardware
 from ebmsim.spec.hardware import hardware_schema, parse_hardware
+from ebmsim.spec.library import names
 from ebmsim.spec.located import load_document, parse_document
 
 FOLDER = Path(__file__).parents[2] / "hardware"
-DEVICES = ("rtx5090", "ryzen9900x", "tpu_v6e")
+DEVICES = names("hardware")
 
 MINIMAL = """\
 name: toy

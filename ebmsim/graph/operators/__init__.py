@@ -3,6 +3,7 @@
 from ebmsim.graph.operators import (
     activations,
     arithmetic,
+    attention,
     convolution,
     fused,
     host,
@@ -12,6 +13,7 @@ from ebmsim.graph.operators import (
     products,
     randomness,
     reductions,
+    resampling,
     shaping,
     training,
 )
@@ -19,6 +21,7 @@ from ebmsim.graph.operators import (
 __all__ = [
     "activations",
     "arithmetic",
+    "attention",
     "convolution",
     "fused",
     "host",
@@ -28,6 +31,7 @@ __all__ = [
     "products",
     "randomness",
     "reductions",
+    "resampling",
     "shaping",
     "training",
 ]

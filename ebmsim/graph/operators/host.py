@@ -10,8 +10,8 @@ from ebmsim.graph.operators.table import Attribute, Shape, ShapeError, Work, gra
 if TYPE_CHECKING:
     from ebmsim.graph.graph import Builder, Node
 
-operator("to_device", "movement", text="copy from the host over the host link")
-operator("to_host", "movement", text="copy to the host over the host link; the host waits for it")
+operator("to_device", "movement", result="same", text="copy from the host over the host link")
+operator("to_host", "movement", result="same", text="copy to the host over the host link; the host waits for it")
 operator("synchronise", "host", text="the host waits until the device has finished")
 operator(
     "host",

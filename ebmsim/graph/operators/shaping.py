@@ -31,15 +31,16 @@ _PAD = {
     "after": Attribute("ints", required=True, least=0, text="elements added after, per trailing axis"),
     "mode": Attribute("choice", "zeros", choices=("zeros", "reflect"), text="what is added"),
 }
-operator("reshape", "view", attributes=_SHAPE, text="a view with another shape")
-operator("expand", "view", attributes=_SHAPE, text="a broadcast view")
+operator("reshape", "view", attributes=_SHAPE, result="same", text="a view with another shape")
+operator("expand", "view", attributes=_SHAPE, result="same", text="a broadcast view")
 operator(
     "permute",
     "view",
     attributes={"order": Attribute("axes", required=True, text="the old axes in their new order")},
+    result="same",
     text="a view with its axes in another order",
 )
-operator("slice", "view", attributes=_PART, text="a view of a part along an axis")
+operator("slice", "view", attributes=_PART, result="same", text="a view of a part along an axis")
 operator(
     "slice_gradient",
     "transformation",
@@ -51,11 +52,12 @@ operator(
     "transformation",
     (2, 1000),
     attributes={"axis": Attribute("axis", required=True, text="the axis along which tensors are joined")},
+    result="same",
     text="join tensors along an axis",
 )
-operator("pad", "transformation", attributes=_PAD, text="extend trailing axes")
+operator("pad", "transformation", attributes=_PAD, result="same", text="extend trailing axes")
 operator("pad_gradient", "transformation", attributes=_PAD, public=False)
-operator("copy", "transformation", text="write a view out contiguously")
+operator("copy", "transformation", result="same", text="write a view out contiguously")
 
 
 @shape("reshape")

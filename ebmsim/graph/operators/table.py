@@ -35,14 +35,22 @@ class Attribute(NamedTuple):
 
 
 class Parameter(NamedTuple):
-    """A learned tensor an operator takes: its name and its shape from the input shapes and attributes."""
+    """A tensor an operator holds: its name, its shape from the input shapes and attributes, learned (weight) or not.
+
+    role: weight | buffer.
+    """
 
     name: str
     shape: Callable[[Sequence[Shape], Mapping[str, Any]], Shape | None]
+    role: str = "weight"
 
 
 class Operator(NamedTuple):
-    """What an operator is: category, inputs from the graph (least, most), attributes, learned tensors."""
+    """What an operator is: category, inputs from the graph (least, most), attributes, learned tensors.
+
+    result: the kind of what it writes (float | index | mask), `same` for that of its first input; a tuple of them where
+    its outputs differ.
+    """
 
     name: str
     category: str
@@ -50,7 +58,7 @@ class Operator(NamedTuple):
     most: int
     attributes: Mapping[str, Attribute]
     parameters: tuple[Parameter, ...]
-    result: str
+    result: str | tuple[str, ...]
     public: bool
     text: str
 
@@ -78,7 +86,8 @@ class Work(NamedTuple):
 
 ShapeRule = Callable[[Sequence[Shape], Mapping[str, Any]], tuple[Shape, ...]]
 WorkRule = Callable[[Sequence[Shape], Sequence[Shape], Mapping[str, Any]], Work]
-GradientRule = Callable[["Builder", "Node", Sequence[int], Sequence[bool]], Sequence[int | None]]
+# The gradients of all outputs come in their order, None for those that have none (never the only output).
+GradientRule = Callable[["Builder", "Node", Sequence[Any], Sequence[bool]], Sequence[int | None]]
 
 OPERATORS: dict[str, Operator] = {}
 SHAPE: dict[str, ShapeRule] = {}
@@ -93,7 +102,7 @@ def operator(
     *,
     attributes: Mapping[str, Attribute] | None = None,
     parameters: Sequence[Parameter] = (),
-    result: str = "float",
+    result: str | tuple[str, ...] = "float",
     public: bool = True,
     text: str = "",
 ) -> None:
@@ -140,7 +149,8 @@ def rule(table: Mapping[str, Any], question: str, node: Node) -> Any:
     """The rule of a node. Raises EbmsimError naming operator, node and line when there is none."""
     found = table.get(node.op)
     if found is None:
-        hint = suggest(node.op, table)
+        known = OPERATORS.get(node.op)
+        hint = suggest(node.op, table) if known is None else "" if known.public else known.text
         where = f"node '{node.name}'" + (f" (line {node.line})" if node.line else "")
         raise EbmsimError(f"{where}: operator '{node.op}' has no {question} rule" + (f"; {hint}" if hint else ""))
     return found

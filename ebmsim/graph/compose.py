@@ -298,7 +298,8 @@ class Composer:
             for name, component in self.file.components.items():
                 if component.runs != "once" and any("runs" in node for node in component.nodes):
                     for index in range(self.launches(name, component)[0]):
-                        self._keep(name, component, index)
+                        with self.b.at(branch=f"{name}[{index}]"):
+                            self.kept[name, index], _ = self._nodes_of(name, component, index, None, "once")
         self.close("once", 1)
 
     def launches(self, name: str, component: Component) -> tuple[int, int, int]:
@@ -331,11 +332,6 @@ class Composer:
                 result = energies(self, name, result, rows, together if combination(self) else 1)
             return result
 
-    def _keep(self, name: str, component: Component, index: int) -> None:
-        """Emit the nodes of an instance that run once."""
-        with self.b.at(branch=f"{name}[{index}]"):
-            self.kept[name, index], _ = self._nodes_of(name, component, index, None, "once")
-
     def _nodes_of(
         self, name: str, component: Component, index: int, sample: int | None, moment: str
     ) -> tuple[Scope, int | None]:
@@ -344,18 +340,16 @@ class Composer:
         _, rows, _ = self.launches(name, component)
         scope: Scope = {}
         for local, source in component.inputs.items():
-            if self._absent(source) or (moment == "once" and source not in self.outside):
+            if self.absent(source) or (moment == "once" and source not in self.outside):
                 continue
             scope[local] = self._rows(self._source(name, local, source, index, sample), rows)
         first = next(iter(scope.values()), None)
         if (name, index) in self.kept:
             scope = {**self.kept[name, index], **scope}
-        values = {**self.values, "instance": index}
-        path = ("components", name, "nodes")
-        frozen = not component.trained
-        return scope, self.emit_nodes(component.nodes, path, scope, values, owner, first, frozen, moment)
+        values, path = {**self.values, "instance": index}, ("components", name, "nodes")
+        return scope, self.emit_nodes(component.nodes, path, scope, values, owner, first, not component.trained, moment)
 
-    def _absent(self, source: str) -> bool:
+    def absent(self, source: str) -> bool:
         """Whether a source is declared but its condition does not hold; nodes that read it must not run either."""
         for kind, declared in (("inputs", self.file.inputs), ("components", self.file.components)):
             if source in declared and not self.condition(declared[source].when, (kind, source, "when")):
@@ -453,15 +447,14 @@ class Composer:
 
     def _again(self, node: Mapping[str, Any], at: Path, scope: Scope, repeat: int) -> bool:
         """Whether a loop labelled step goes on with the steps of an earlier one; they are then counted there."""
-        found = [i for i, section in enumerate(self.sections) if section.label == "step"]
-        if not found:
-            return False
-        if node["do"] != self._body:
-            raise self.refuse((*at, "do"), "expected the nodes of the first loop labelled step, found others")
-        section = self.sections[found[0]]
-        self.sections[found[0]] = section._replace(repeat=section.repeat + repeat)
-        scope.update(self._after)
-        return True
+        for i, section in enumerate(self.sections):
+            if section.label == "step":
+                if node["do"] != self._body:
+                    raise self.refuse((*at, "do"), "expected the nodes of the first loop labelled step, found others")
+                self.sections[i] = section._replace(repeat=section.repeat + repeat)
+                scope.update(self._after)
+                return True
+        return False
 
     def _evaluate(self, node: Mapping[str, Any], at: Path, scope: Scope) -> None:
         self.b.line = self.document.marks.get(at, (0, 0))[0]

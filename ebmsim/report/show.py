@@ -43,7 +43,7 @@ def print_workload(w: Workload) -> None:
             c.runs if count else "not with these settings",
             str(count),
             c.weights,
-            ", ".join(c.inputs.values()),
+            ", ".join(source for source in c.inputs.values() if not composer.absent(source)),
             format_quantity(flops, "flops"),
             f"{flops / moved:.1f}" if moved else "–",
         )
@@ -93,7 +93,7 @@ def drawing(w: Workload, form: str) -> str:
         if not count:
             continue
         boxes.append((name, f"{name} × {count}" if count > 1 else name))
-        edges += [(source, name) for source in dict.fromkeys(c.inputs.values())]
+        edges += [(source, name) for source in dict.fromkeys(c.inputs.values()) if not composer.absent(source)]
         if c.role != "encoder":
             energies.append(name)
     edges += [(name, "energy") for name in energies] + [("energy", "gradient"), ("gradient", sample)]

@@ -33,6 +33,7 @@ class Matrix:
     columns: Number
     dataflow: str  # weight-stationary, output-stationary or input-stationary
     weights_double_buffered: bool
+    multicast: Number  # units that share one fetch of an operand
 
 
 @dataclass(frozen=True)

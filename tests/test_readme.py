@@ -25,6 +25,7 @@ def commands(block):
 
 BASH = [block for block in (commands(text) for language, text in BLOCKS if language == "bash") if block]
 PYTHON = [text for language, text in BLOCKS if language == "python"]
+(CHIP,) = (text for language, text in BLOCKS if language == "yaml")
 
 
 @pytest.fixture
@@ -32,7 +33,7 @@ def somewhere(tmp_path):
     """A folder as a checkout looks from its top, with the files that a user of the README has written."""
     for name in ("hardware", "workload_graphs"):
         (tmp_path / name).symlink_to(ROOT / name)
-    (tmp_path / "my_chip.yaml").write_bytes((ROOT / "hardware" / "rtx5090.yaml").read_bytes())
+    (tmp_path / "my_chip.yaml").write_text(CHIP, encoding="utf-8")
     (tmp_path / "my_model.yaml").write_bytes((ROOT / "workload_graphs" / "ebm_cvr.yaml").read_bytes())
     return tmp_path
 

@@ -209,7 +209,7 @@ def check(files: tuple[str, ...]) -> None:
 def schema(what: str) -> None:
     """JSON Schema of workload or hardware files, for editors."""
     if what == "hardware":
-        from ebmsim.spec.hardware import hardware_schema
+        from ebmsim.spec.schema import hardware_schema
 
         click.echo(json.dumps(hardware_schema(), indent=1))
     else:

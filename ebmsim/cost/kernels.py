@@ -6,8 +6,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ebmsim.cost.compute import CONVOLUTION, MATMUL, Compute, bound_seconds, compute_seconds, dtypes, saving
+from ebmsim.cost.compute import Compute, bound_seconds, compute_seconds
 from ebmsim.cost.machine import Machine
+from ebmsim.cost.products import CONVOLUTION, MATMUL, dtypes, saving
 from ebmsim.cost.traffic import Traffic, traffic
 from ebmsim.graph.lower import CATEGORIES, PHASES, KernelTable
 from ebmsim.spec.policy import Policy, Profile
@@ -65,9 +66,8 @@ def gap(machine: Machine, policy: Policy) -> Any:
 
 def knee(compute: Any, memory: Any, exponent: float) -> Any:
     """(cᵖ + mᵖ)^(1/p): compute and memory time of a product overlap, but not perfectly near the knee."""
-    if exponent == 4:
-        c, m = compute * compute, memory * memory
-        return np.sqrt(np.sqrt(c * c + m * m))
+    if exponent == 2:
+        return np.sqrt(compute * compute + memory * memory)
     largest = np.maximum(compute, memory)
     ratio = np.minimum(compute, memory) / np.maximum(largest, 1e-300)
     return largest * (1.0 + ratio**exponent) ** (1.0 / exponent)
@@ -92,7 +92,7 @@ def kernel_costs(
         compute = Compute(least, np.ones(len(table)), np.full(len(table), -1), ())
     else:
         compute = compute_seconds(table, machine, profile, policy)
-    fixed = 0.0 if bound else profile.kernel_time + gap(machine, policy)
+    fixed = 0.0 if bound else profile.kernel_time + profile.kernel_cycles / machine.clock + gap(machine, policy)
     crosses = _crosses(table)
     latency = 0.0 if bound else machine.host.link_latency
     link = np.where(crosses, latency + table.written / machine.host.link_bandwidth, 0.0)
@@ -100,11 +100,8 @@ def kernel_costs(
     if machine.features.rng_overlapped:
         free = free | (table.category == RNG)
     seconds = combine(table, compute.seconds, memory, fixed, link, profile, bound, free) if combined else None
-    saved = saving(table, profile) if bound else 1.0
-    joules = _joules(table, machine, profile, policy, moved, saved)
-    return Kernels(
-        seconds, compute, moved, memory, np.broadcast_to(fixed, (len(table),)), link, joules, free, ~(crosses | free)
-    )
+    joules = _joules(table, machine, profile, policy, moved)
+    return Kernels(seconds, compute, moved, memory, fixed, link, joules, free, ~(crosses | free))
 
 
 def _crosses(table: KernelTable) -> Any:
@@ -129,22 +126,25 @@ def combine(
     return np.where(free, 0.0, np.where(link > 0, link, fixed + together))
 
 
-def _joules(table: KernelTable, machine: Machine, profile: Profile, policy: Policy, moved: Traffic, saved: Any) -> Any:
+def _joules(table: KernelTable, machine: Machine, profile: Profile, policy: Policy, moved: Traffic) -> Any:
     """FLOPs times energy per FLOP of their arithmetic, plus bytes at each level times its energy per byte.
 
-    The bound takes the arithmetic that the cheapest algorithm saves; otherwise every product counts as direct, so that
-    no figure of a device that only changes the choice of algorithm can raise the power.
+    Products count the arithmetic of the cheapest algorithm, so that no figure of a device that only changes the choice
+    of algorithm can raise the power; those in fp32 take `product_energy` times the energy of their FLOPs.
     """
     energy = machine.power.energy
     plain = energy.get(policy.dtype, energy.get("fp32", 0.0))
     names = dtypes(profile, machine, policy)
-    product = np.where(
-        table.category == CONVOLUTION, energy.get(names[CONVOLUTION], plain), energy.get(names[MATMUL], plain)
+    matmul, convolution = (
+        energy.get(names[c], plain) * (profile.product_energy if names[c] == "fp32" else 1.0)
+        for c in (MATMUL, CONVOLUTION)
     )
-    joules = table.product_flops / saved * product + (table.flops - table.product_flops + table.special) * plain
+    product = np.where(table.category == CONVOLUTION, convolution, matmul) / saving(table, profile, names)
+    joules = table.product_flops * product + (table.flops - table.product_flops + table.special) * plain
     per_byte = {level.name: level.energy for level in machine.levels}
     for name, amount in zip(moved.levels, moved.bytes, strict=True):
-        joules = joules + amount * per_byte[name]
+        if np.any(per_byte[name]):
+            joules = joules + amount * per_byte[name]
     return joules
 
 

@@ -17,7 +17,8 @@ class Machine:
 
     Every figure is a float or an array whose last axis has size 1: kernels lie along that axis. units: SMs, cores or
     TensorCores. clock: sustained, Hz. matrix, vector: FLOPs per unit and cycle, by dtype. special, random: results per
-    unit and cycle. arrays: systolic arrays per unit. levels: innermost first.
+    unit and cycle. arrays: systolic arrays per unit. multicast: units that share one fetch of a product's operand.
+    levels: innermost first.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Machine:
     rows: int
     columns: int
     double_buffered: bool
+    multicast: Any
     levels: tuple[Level, ...]
     host: Host
     launch: Launch
@@ -78,6 +80,7 @@ def machine_of(hardware: Hardware) -> Machine:
         rows=int(hardware.matrix.rows),
         columns=int(hardware.matrix.columns),
         double_buffered=hardware.matrix.weights_double_buffered,
+        multicast=hardware.matrix.multicast,
         levels=hardware.memory,
         host=hardware.host,
         launch=hardware.launch,

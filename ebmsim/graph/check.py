@@ -37,12 +37,12 @@ def check_file(file: str) -> list[Problem]:
 
             parse_profile(document)
         else:
-            from ebmsim.spec.hardware import HardwareSpec, parse_hardware
+            from ebmsim.spec.hardware import HardwareSpec, check_hardware
 
             if not document.data.keys() & HardwareSpec.model_fields.keys() - {"name", "title", "notes"}:
                 hint = "a workload has components and a sampler, a device units and memory, a profile host_cost"
                 return [document.problem((), "neither a workload, nor hardware, nor a software profile", hint)]
-            parse_hardware(document)
+            return check_hardware(document)
     except SpecError as error:
         return list(error.problems)
     return []

@@ -36,7 +36,8 @@ PHASES = ("forward", "backward-input", "rng", "update", "accept", "host", "once"
 class KernelTable:
     """Kernels in launch order. All arrays have one entry per kernel, accesses one entry per tensor touched.
 
-    flops, special, random: operations. product: batch, m, n, k (k = 0 without a product). bytes in B. An access is a
+    flops, special, random: operations. product: batch, m, n, k (k = 0 without a product). window: kernel, stride,
+    height, width of a convolution (0 for others). bytes in B. An access is a
     read, or a write of what is read later: `distance` is the bytes touched since the tensor was last touched (reads) or
     until it is last read (writes), inf where it was not touched before; `cold` the same in a first step. Distances are
     kept to an eighth of an octave, rounded up, so that alike kernels become equal. Equal kernels are counted once:
@@ -56,7 +57,6 @@ class KernelTable:
     product: Floats
     product_flops: Floats
     window: Floats
-    stride: Floats
     seconds: Floats
     read: Floats
     read_weights: Floats
@@ -150,7 +150,7 @@ class _Lowering:
             written.append(out)
         distance, cold = self._distances(accesses, cyclic)
         product = [w.product or (0, 0, 0, 0) for w in works]
-        window = [w.window or (0, 0) for w in works]
+        window = [w.window or (0, 0, 0, 0) for w in works]
         nodes = self.nodes
         table = KernelTable(
             names=tuple([n.name for n in nodes]),
@@ -164,8 +164,7 @@ class _Lowering:
             random=_floats([w.random for w in works]),
             product=_floats(product).reshape(-1, 4).T,
             product_flops=_floats([w.product_flops for w in works]),
-            window=_floats([w[0] for w in window]),
-            stride=_floats([w[1] for w in window]),
+            window=_floats(window).reshape(-1, 4).T,
             seconds=_floats([w.seconds for w in works]),
             read=_floats(read),
             read_weights=_floats(read_weights),
@@ -230,14 +229,15 @@ def _rounded(distances: Sequence[float]) -> Floats:
         return np.asarray(2.0 ** (np.ceil(8.0 * np.log2(_floats(distances))) / 8.0), dtype=np.float64)
 
 
-_PER_KERNEL = ("category", "phase", "flops", "special", "random", "product_flops", "window", "stride", "seconds")
+_PER_KERNEL = ("category", "phase", "flops", "special", "random", "product_flops", "seconds")
 
 
 def _with_distinct(table: KernelTable) -> KernelTable:
     """The table with its distinct kernels found: equal in every figure a cost formula reads, accesses included."""
     count = len(table)
     crosses = [op in ("to_device", "to_host") for op in table.ops]
-    columns = [getattr(table, name) for name in _PER_KERNEL] + [*table.product, table.read, table.written]
+    columns = [getattr(table, name) for name in _PER_KERNEL]
+    columns += [*table.product, *table.window, table.read, table.written]
     keys = np.stack([*columns, np.array(crosses, dtype=np.float64)]).T if count else np.zeros((0, 1))
     touched = np.stack([table.access_bytes, table.distance, table.cold, table.access_weight])
     starts = np.searchsorted(table.access_kernel, np.arange(count + 1))
@@ -260,6 +260,7 @@ def _with_distinct(table: KernelTable) -> KernelTable:
         lines=tuple([table.lines[i] for i in first]),
         branches=tuple([table.branches[i] for i in first]),
         product=table.product[:, chosen],
+        window=table.window[:, chosen],
         read=table.read[chosen],
         read_weights=table.read_weights[chosen],
         written=table.written[chosen],
@@ -271,7 +272,7 @@ def _with_distinct(table: KernelTable) -> KernelTable:
         order=np.arange(len(first)),
         **{name: getattr(table, name)[chosen] for name in _PER_KERNEL},
     )
-    alike = np.stack([distinct.category, distinct.phase, distinct.window, distinct.stride, *distinct.product])
+    alike = np.stack([distinct.category, distinct.phase, *distinct.window, *distinct.product])
     _, leaders, groups = np.unique(alike, axis=1, return_index=True, return_inverse=True)
     distinct = replace(distinct, product_first=leaders, product_order=groups.reshape(-1))
     return replace(table, order=order, distinct=distinct)
@@ -281,7 +282,10 @@ def products_of(table: KernelTable) -> KernelTable:
     """One kernel for each different product of a table (its other figures are not to be used)."""
     chosen = table.product_first
     return replace(
-        table, product=table.product[:, chosen], **{name: getattr(table, name)[chosen] for name in _PER_KERNEL}
+        table,
+        product=table.product[:, chosen],
+        window=table.window[:, chosen],
+        **{name: getattr(table, name)[chosen] for name in _PER_KERNEL},
     )
 
 

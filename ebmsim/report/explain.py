@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ebmsim.cost.compute import dtypes, product_rate, product_ways, vector_rate
+from ebmsim.cost.compute import vector_rate
 from ebmsim.cost.machine import machine_of
+from ebmsim.cost.products import dtypes, product_rate, product_ways
 from ebmsim.errors import Problem, SpecError, suggest
 from ebmsim.graph.lower import CATEGORIES, PHASES
 from ebmsim.units import format_quantity
@@ -95,7 +96,7 @@ def _compute(e: Estimate, i: int) -> list[str]:
             )
         else:
             lines.append(
-                f"            {_n(first)} tiles in {_n(second)} waves: arithmetic {_s(math)}, operands {_s(moved)}"
+                f"            {_n(first)} tiles in {second:,.4g} waves: arithmetic {_s(math)}, operands {_s(moved)}"
             )
     else:
         rate = vector_rate(machine, e.policy)
@@ -107,8 +108,8 @@ def _compute(e: Estimate, i: int) -> list[str]:
 
 
 def _at(values: Any, way: int, kernel: int) -> float:
-    """One entry of a detail; a way beyond the tiles is derived from the first."""
-    row = values[way if way < len(values) else 0]
+    """One entry of a detail."""
+    row = values[way if np.ndim(values) else ...]
     return float(row[kernel] if np.ndim(row) and row.shape[-1] > 1 else np.ravel(row)[0])
 
 

@@ -18,7 +18,8 @@ from pydantic_core import core_schema
 
 from ebmsim import hardware as engine
 from ebmsim.errors import Problem, SpecError, suggest
-from ebmsim.spec.located import Document, Path, format_path
+from ebmsim.spec.extends import extended, is_figure, variant
+from ebmsim.spec.located import Document, format_path
 from ebmsim.units import _shown as shown
 from ebmsim.units import parse_quantity
 
@@ -29,7 +30,6 @@ _DATAFLOWS = ("weight-stationary", "output-stationary", "input-stationary")
 _SYSTOLIC_SIZES = ("arrays", "rows", "columns")
 _SYSTOLIC_ONLY = (*_SYSTOLIC_SIZES, "dataflow", "weights_double_buffered")
 _LARGEST_COUNT = 10**9
-_ABOUT_THE_FILE = ("name", "title", "kind", "software", "validated", "references", "notes", "sources")
 _Reader = Callable[[Any], Any]
 
 
@@ -163,6 +163,7 @@ class MatrixSpec(_Model):
         "weight-stationary", description="the operand that stays in a systolic array"
     )
     weights_double_buffered: Flag = Field(False, description="the next weights are loaded while a systolic array works")
+    multicast: Count = Field(1, description="units that share one fetch of a product's operand (thread-block clusters)")
 
 
 class VectorSpec(_Model):
@@ -234,6 +235,7 @@ class HardwareSpec(_Model):
     software: Annotated[Any, _choice("torch-cuda", "torch-cpu", "xla-tpu", "ideal")] = Field(
         description="default software profile"
     )
+    extends: Text = Field("", description="name or path of the device this file changes; the rest is taken from there")
     validated: Flag = Field(False, description="true only when measurements of this very device stand behind it")
     references: dict[Text, Text] = Field({}, description="what the tags in `sources` stand for")
     units: Count = Field(description="streaming multiprocessors, cores or TensorCores")
@@ -252,10 +254,15 @@ class HardwareSpec(_Model):
     )
     notes: list[Text] = Field([], description="conflicts between sources, traps")
     sources: dict[str, Source] = Field({}, description="mark and origin of each figure by its path")
+    variants: dict[LevelName, dict[str, Any]] = Field(
+        {},
+        description="devices that differ a little, by name; each holds what differs, as a file that extends this one",
+    )
 
 
 def parse_hardware(document: Document) -> engine.Hardware:
     """The device that a hardware file describes. Raises SpecError with all problems."""
+    document = extended(document)
     problems = list(_rules(document))
     try:
         spec = HardwareSpec.model_validate(document.data)
@@ -265,10 +272,11 @@ def parse_hardware(document: Document) -> engine.Hardware:
         power = spec.power
         if power.static >= power.limit:
             message = f"expected static power below the limit of {power.limit:g} W, found {power.static:g} W"
-            problems.append(document.problem(("power", "static"), message))
+            static = ("power", "static")
+            problems.append(document.problem(("power", "limit") if static in document.files else static, message))
     if problems:
         raise SpecError(problems)
-    figures = dict(spec)
+    figures = {name: value for name, value in spec if name not in ("extends", "variants")}
     for name, target in (
         ("matrix", engine.Matrix),
         ("vector", engine.Vector),
@@ -283,9 +291,19 @@ def parse_hardware(document: Document) -> engine.Hardware:
     return engine.Hardware(**figures)
 
 
-def hardware_schema() -> dict[str, Any]:
-    """The JSON schema of hardware files, for editors. Raises nothing."""
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema"} | HardwareSpec.model_json_schema()
+def check_hardware(document: Document) -> list[Problem]:
+    """Every problem of a hardware file and of its variants. Raises nothing."""
+    try:
+        complete = extended(document)
+    except SpecError as error:
+        return list(error.problems)
+    found: list[Problem] = []
+    for name in ("", *_mapping(complete.data, "variants")):
+        try:
+            parse_hardware(variant(complete, name) if name else complete)
+        except SpecError as error:
+            found += error.problems
+    return list(dict.fromkeys(found))
 
 
 def _located(document: Document, error: Any) -> Problem:
@@ -335,7 +353,7 @@ def _rules(document: Document) -> Iterator[Problem]:
     if ("link_latency" in host) != ("link_bandwidth" in host):
         key = "link_latency" if "link_bandwidth" in host else "link_bandwidth"
         yield document.problem(("host",), f"missing key '{key}' of the link")
-    known = dict.fromkeys(format_path(path) for path in document.marks if _is_figure(document, path))
+    known = dict.fromkeys(format_path(path) for path in document.marks if is_figure(document.data, path))
     for path in _mapping(data, "sources"):
         if path not in known:
             hint = suggest(path, known)
@@ -345,13 +363,3 @@ def _rules(document: Document) -> Iterator[Problem]:
 def _mapping(data: Any, key: str) -> dict[str, Any]:
     value = data.get(key)
     return value if isinstance(value, dict) else {}
-
-
-def _is_figure(document: Document, path: Path) -> bool:
-    """Whether a source can be given for the value at `path`: no mapping, and about the device."""
-    if not path or path[0] in _ABOUT_THE_FILE:
-        return False
-    value = document.data
-    for item in path:
-        value = value[item]
-    return not isinstance(value, dict)

@@ -24,9 +24,18 @@ def folder(kind: str) -> Path:
     return inside if inside.is_dir() else _PACKAGE.parent / FOLDERS[kind]
 
 
-def names(kind: str) -> list[str]:
-    """The shipped names of a kind, sorted."""
+def files(kind: str) -> list[str]:
+    """The names of the shipped files of a kind, sorted."""
     return sorted(path.stem for path in folder(kind).glob("*.yaml"))
+
+
+def names(kind: str) -> list[str]:
+    """The shipped names of a kind, sorted: files, and variants of hardware files."""
+    if kind != "hardware":
+        return files(kind)
+    from ebmsim.spec.extends import variant_files
+
+    return sorted({*files(kind), *variant_files()})
 
 
 def find(kind: str, name: str | Path) -> Path:
@@ -49,13 +58,14 @@ def load_workload(name: str | Path, preset: str = "", overrides: Mapping[str, An
 
 
 def load_hardware(name: str | Path, overrides: Mapping[str, Any] | None = None) -> Hardware:
-    """A device by name or path; `overrides` maps paths such as "memory.dram.bandwidth" to values as in the file.
+    """A device by name, path or path:variant; `overrides` maps paths such as "memory.dram.bandwidth" to values.
 
-    Raises SpecError.
+    The values are as in the file. Raises SpecError.
     """
+    from ebmsim.spec.extends import hardware_document
     from ebmsim.spec.hardware import parse_hardware
 
-    document = load_document(find("hardware", name))
+    document = hardware_document(name)
     return parse_hardware(_overridden(document, overrides) if overrides else document)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 import yaml
@@ -64,13 +64,15 @@ class Document:
     """A loaded file: plain data, and where each part of it is written.
 
     file: the name for messages. data: nested dict, list, str, int, float, bool and None. marks, keys:
-    line and column, from 1, of every value and every mapping key by its path from the top.
+    line and column, from 1, of every value and every mapping key by its path from the top. files: the
+    file of each part that stands in another one than `file`.
     """
 
     file: str
     data: Any
     marks: Mapping[Path, Mark]
     keys: Mapping[Path, Mark]
+    files: Mapping[Path, str] = field(default_factory=dict)
 
     def problem(self, path: Sequence[str | int], message: str, hint: str = "", at_key: bool = False) -> Problem:
         """A problem at `path`, located at its value, or its key with `at_key`.
@@ -88,7 +90,8 @@ class Document:
             elif index == len(path) - 1 and _is_missing_key(data, item):
                 shown = format_path((*found, item))
         line, column = self.keys.get(found, self.marks[found]) if at_key else self.marks[found]
-        return Problem(message, self.file, line, column, shown or format_path(found), hint)
+        file = self.files.get(found, self.file)
+        return Problem(message, file, line, column, shown or format_path(found), hint)
 
 
 def _is_missing_key(data: object, item: str | int) -> bool:

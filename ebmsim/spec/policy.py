@@ -67,13 +67,28 @@ class _Model(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Convolution(_Model):
-    """A convolution algorithm: which kernels it takes, and how much arithmetic it saves at what efficiency."""
+class Algorithm(_Model):
+    """Winograd's convolution by its tiles: which convolutions it takes, and what its products and transforms reach."""
 
     kernel: int = Field(description="the only kernel size it takes")
     stride: int = Field(1, description="the only stride it takes")
-    saving: float = Field(ge=1, description="multiplications of the direct algorithm over its own")
-    efficiency: Fraction = Field(description="of its own arithmetic against the best product kernel")
+    output: int = Field(ge=1, description="side of the square of results that one tile gives")
+    arithmetic: str = Field(description="the only arithmetic it is used in")
+    fraction: Fraction = Field(description="of the direct convolution's tiles that its products reach")
+    transforms: Fraction = Field(description="share of the shared level's bandwidth that its transforms reach")
+
+    @property
+    def points(self) -> int:
+        """Multiplications of a tile for each pair of channels: (output + kernel - 1)²."""
+        return (self.output + self.kernel - 1) ** 2
+
+    @property
+    def saving(self) -> float:
+        """Multiplications of the direct algorithm over its own: (output · kernel)² / points."""
+        return float((self.output * self.kernel) ** 2 / self.points)
+
+
+Tiles = list[Annotated[list[float], Field(min_length=3, max_length=3)]]
 
 
 class Profile(_Model):
@@ -81,14 +96,20 @@ class Profile(_Model):
 
     name: str
     title: str
-    tiles: list[Annotated[list[float], Field(min_length=3, max_length=3)]] = Field(
-        description="output tiles of product kernels: rows, columns, fraction of peak inside a full tile"
-    )
+    tiles: Tiles = Field(description="output tiles of matrix products: rows, columns, fraction of peak inside a tile")
+    convolution_tiles: Tiles = Field(description="the same of convolutions")
     split_k: list[int] = Field(description="numbers of parts the inner axis may be split into")
     inner: int = Field(ge=1, description="the inner axis is padded to a multiple of this")
-    algorithms: dict[str, Convolution] = Field(default_factory=dict, description="beside direct convolution")
+    last_wave: float = Field(ge=0, le=1, description="share of tiles for which a last wave that is not full is whole")
+    loop: float = Field(ge=0, description="cycles that one element of the inner axis takes at least")
+    feed: float = Field(gt=0, description="bytes of operands a unit takes in per cycle")
+    prologue: float = Field(ge=0, description="cycles of a tile before and after its inner axis")
+    split_time: Time = Field(description="time to add up the parts of a split inner axis, beside their bytes")
+    algorithms: dict[str, Algorithm] = Field(default_factory=dict, description="beside direct convolution")
     knee: float = Field(ge=1, description="exponent of the mean of compute and memory time of a product kernel")
     kernel_time: Time = Field(description="fixed time of a kernel on the device, beside the gap between launches")
+    kernel_cycles: float = Field(ge=0, description="fixed cycles of a kernel on the device, beside that time")
+    product_energy: float = Field(ge=1, description="energy of fp32 products, operands included, over their FLOPs'")
     resident: float = Field(gt=0, description="share of a level's capacity up to which data surely stay")
     evicted: float = Field(gt=0, description="share of a level's capacity from which data surely left")
     host_cost: dict[str, Time] = Field(description="host time to issue one operator, by category")

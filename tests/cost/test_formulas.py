@@ -10,8 +10,8 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from ebmsim.cost.compute import _tiles
 from ebmsim.cost.machine import machine_of
+from ebmsim.cost.products import _tiled, _transformed
 from ebmsim.cost.schedule import completion, first_pass, steady_pass
 from ebmsim.cost.systolic import fold_cycles
 from ebmsim.cost.traffic import hit
@@ -129,35 +129,85 @@ def test_fold_cycles_are_those_of_a_walk(folds: int, streamed: int, rows: int, c
     )
 
 
-@given(
-    st.tuples(st.integers(1, 4), st.integers(1, 300), st.integers(1, 300), st.integers(1, 600)),
-    st.sampled_from(load_profile("torch-cuda").tiles),
-    st.sampled_from([1, 2, 4]),
-    st.integers(1, 40),
-)
+PRODUCTS = st.tuples(st.integers(1, 4), st.integers(1, 300), st.integers(1, 300), st.integers(1, 600))
+CUDA = load_profile("torch-cuda")
+
+
+@given(PRODUCTS, st.sampled_from(CUDA.tiles), st.sampled_from([1, 2, 4]), st.integers(1, 40))
 def test_waves_are_those_of_a_loop(product: tuple[int, ...], tile: list[float], parts: int, units: int) -> None:
-    """Tiles dealt to units one by one; every wave takes as long as one full tile."""
+    """Tiles dealt to units one by one; a wave takes one tile's cycles, a last one that is not full its share of them."""
     machine = replace(machine_of(load_hardware("rtx5090")), units=units)
-    profile = load_profile("torch-cuda").model_copy(update={"tiles": [tile], "split_k": [parts]})
+    profile = CUDA.model_copy(update={"split_k": [parts]})
     b, m, n, k = product
-    rows, columns, efficiency = int(tile[0]), int(tile[1]), tile[2]
-    table: Any = SimpleNamespace(product=np.array(product, dtype=float).reshape(4, 1), element_bytes=4.0)
-    ways = _tiles(table, machine, profile, 1000.0)
-    share, taken, (tiles, waves, seconds, _) = (
-        ways.share.item(),
-        ways.seconds.item(),
-        [np.asarray(x).item() for x in ways.detail],
-    )
+    rows, columns, fraction = int(tile[0]), int(tile[1]), tile[2]
+    ways = _tiled(np.array(product, dtype=float).reshape(4, 1), machine, profile, 1000.0, [tile], 4.0)
+    tiles, waves, math_seconds, _ = (np.asarray(x).item() for x in ways.detail)
     count = sum(1 for _ in range(b) for _ in range(0, m, rows) for _ in range(0, n, columns) for _ in range(parts))
     load = [0] * units
     for index in range(count):
         load[index % units] += 1
-    assert (tiles, waves) == (count, max(load))
-    assert share == pytest.approx(min(1, count / units))
+    assert tiles == count
+    even = max(1.0, count / units)
+    assert waves == pytest.approx(profile.last_wave * max(load) + (1 - profile.last_wave) * even)
+    assert ways.share.item() == pytest.approx(min(1, count / units))
     inner = next(i for i in range(0, 10_000, profile.inner) if i * parts >= k)
-    assert seconds == pytest.approx(max(load) * 2 * rows * columns * inner / (1000.0 * efficiency * machine.clock))
-    assert (taken == math.inf) == (parts > 1 and k < parts * profile.inner)
-    assert seconds >= 2 * b * m * n * k / (1000.0 * machine.clock * units) * (1 - 1e-12)
+    # Elements of both operands that one tile takes in, walked.
+    taken = sum(1 for _ in range(min(rows, m))) + sum(1 for _ in range(min(columns, n)))
+    cycles = [2 * rows * columns * inner / (1000.0 * fraction), inner * profile.loop, inner * taken * 4 / profile.feed]
+    assert math_seconds == pytest.approx(waves * (max(cycles) + profile.prologue) / machine.clock)
+    assert (ways.seconds.item() == math.inf) == (parts > 1 and k < 2 * parts * profile.inner)
+    assert math_seconds >= 2 * b * m * n * k / (1000.0 * machine.clock * units) * (1 - 1e-12)
+
+
+@given(PRODUCTS, st.integers(1, 40))
+def test_operands_are_those_of_a_loop_over_tiles(product: tuple[int, ...], units: int) -> None:
+    """Every tile fetches its rows of one operand and its columns of the other, once."""
+    b, m, n, k = product
+    machine = replace(machine_of(load_hardware("rtx5090")), units=units)
+    rows, columns = 64, 128
+    ways = _tiled(
+        np.array(product, dtype=float).reshape(4, 1),
+        machine,
+        CUDA.model_copy(update={"split_k": [1]}),
+        1e9,
+        [[rows, columns, 1.0]],
+        2.0,
+    )
+    fetched = sum(
+        k * (min(rows, m - i) + min(columns, n - j)) * 2
+        for _ in range(b)
+        for i in range(0, m, rows)
+        for j in range(0, n, columns)
+    )
+    l2 = machine.levels[-2]
+    assert np.asarray(ways.detail[3]).item() == pytest.approx(fetched / (l2.bandwidth * l2.efficiency))
+
+
+@given(st.integers(1, 3), st.integers(1, 9), st.integers(1, 9), st.integers(1, 20), st.integers(1, 20))
+def test_winograd_multiplies_every_point_of_every_tile(
+    images: int, height: int, width: int, channels: int, filters: int
+) -> None:
+    """Products of the transformed convolution, counted tile by tile, and the bytes its transforms read and write."""
+    winograd = CUDA.algorithms["winograd"]
+    q, r = winograd.output, winograd.kernel
+    tiles = sum(1 for _ in range(images) for _ in range(0, height, q) for _ in range(0, width, q))
+    points = sum(1 for _ in range(q + r - 1) for _ in range(q + r - 1))
+    assert (winograd.points, winograd.saving) == (points, q * q * r * r / points)
+    table: Any = SimpleNamespace(
+        product=np.array([1.0, images * height * width, filters, channels * r * r]).reshape(4, 1),
+        window=np.array([r, 1.0, height, width]).reshape(4, 1),
+        element_bytes=4.0,
+    )
+    machine = machine_of(load_hardware("rtx5090"))
+    ways = _transformed(table, machine, CUDA, 256.0, "winograd", winograd)
+    product = np.array([points, tiles, filters, channels], dtype=float).reshape(4, 1)
+    inside = _tiled(product, machine, CUDA, 256.0 * winograd.fraction, CUDA.convolution_tiles)
+    moved = 2 * 4 * points * (tiles * channels + tiles * filters + channels * filters)
+    l2 = machine.levels[-2]
+    extra = moved / (l2.bandwidth * l2.efficiency * winograd.transforms)
+    extra += 3 * (CUDA.kernel_time + CUDA.kernel_cycles / machine.clock)
+    legal = np.isfinite(inside.seconds)
+    assert ways.seconds[legal] == pytest.approx(inside.seconds[legal] + extra)
 
 
 # --- reuse and liveness ---------------------------------------------------------------------------------------------

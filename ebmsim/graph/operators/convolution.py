@@ -106,9 +106,9 @@ def _(inputs: Sequence[Shape], a: Mapping[str, Any]) -> tuple[Shape, ...]:
     return ((x[0], w[1] * a["groups"], *sizes),)
 
 
-def _window(w: Shape, a: Mapping[str, Any]) -> tuple[int, int] | None:
-    """Kernel and stride of a square window, which fast algorithms ask for."""
-    return (w[-1], a["stride"]) if len(w) == 4 else None
+def _window(w: Shape, a: Mapping[str, Any], image: Shape) -> tuple[int, int, int, int] | None:
+    """Kernel and stride of a square window, height and width of the image written: what fast algorithms ask for."""
+    return (w[-1], a["stride"], image[-2], image[-1]) if len(w) == 4 else None
 
 
 @work(*PLAIN)
@@ -125,7 +125,7 @@ def _(inputs: Sequence[Shape], outputs: Sequence[Shape], a: Mapping[str, Any]) -
         flops=flops + elements(y) * len(inputs[2:]),
         product=(g, elements(y) // y[1], w[0] // g, taps),
         product_flops=flops,
-        window=_window(w, a),
+        window=_window(w, a, y),
     )
 
 
@@ -198,7 +198,7 @@ def _(inputs: Sequence[Shape], outputs: Sequence[Shape], a: Mapping[str, Any]) -
         flops=flops + elements(dx) * len(inputs[2:]),
         product=(g, m, n, k),
         product_flops=flops,
-        window=_window(w, a),
+        window=_window(w, a, dx),
     )
 
 
@@ -233,7 +233,6 @@ def _(inputs: Sequence[Shape], outputs: Sequence[Shape], a: Mapping[str, Any]) -
         flops=flops,
         product=(g, dw[0] // g, taps, elements(dy) // dy[1]),
         product_flops=flops,
-        window=_window(dw, a),
     )
 
 

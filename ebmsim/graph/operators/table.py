@@ -69,7 +69,8 @@ class Work(NamedTuple):
     flops: arithmetic operations, one multiply-add is two. special: transcendental results. random: random numbers.
     product: (batch, m, n, k) where the work is a matrix product, else None. product_flops: FLOPs of the
     product as torch's counter counts them (differs from 2*b*m*n*k only for strided transposed convolutions).
-    window: (kernel, stride) of a convolution, else None. read: elements read per input, None for all of each.
+    window: (kernel, stride, height, width written) of a convolution that is one of images, else None.
+    read: elements read per input, None for all of each.
     written: elements written over all outputs, None for all.
     """
 
@@ -78,7 +79,7 @@ class Work(NamedTuple):
     random: int = 0
     product: tuple[int, int, int, int] | None = None
     product_flops: int = 0
-    window: tuple[int, int] | None = None
+    window: tuple[int, int, int, int] | None = None
     read: tuple[int, ...] | None = None
     written: int | None = None
     seconds: float = 0.0

@@ -341,7 +341,8 @@ class Composer:
             for name, component in self.file.components.items():
                 if component.runs != "once" and any("runs" in node for node in component.nodes):
                     for index in range(self.launches(name, component)[0]):
-                        self._keep(name, component, index)
+                        with self.b.at(branch=f"{name}[{index}]"):
+                            self.kept[name, index], *_ = self._nodes_of(name, component, index, None, "once")
         self.close("once", 1)
 
     def launches(self, name: str, component: Component) -> tuple[int, int, int]:
@@ -373,11 +374,6 @@ class Composer:
                 _, rows, together = self.launches(name, component)
                 result = energies(self, name, result, chains, rows, together if combination(self) else 1)
             return result
-
-    def _keep(self, name: str, component: Component, index: int) -> None:
-        """Emit the nodes of an instance that run once."""
-        with self.b.at(branch=f"{name}[{index}]"):
-            self.kept[name, index], _, _ = self._nodes_of(name, component, index, None, "once")
 
     def _nodes_of(
         self, name: str, component: Component, index: int, sample: int | None, moment: str
@@ -524,15 +520,14 @@ class Composer:
 
     def _again(self, node: Mapping[str, Any], at: Path, scope: Scope, repeat: int) -> bool:
         """Whether a loop labelled step goes on with the steps of an earlier one; they are then counted there."""
-        found = [i for i, section in enumerate(self.sections) if section.label == "step"]
-        if not found:
-            return False
-        if node["do"] != self._body:
-            raise self.refuse((*at, "do"), "expected the nodes of the first loop labelled step, found others")
-        section = self.sections[found[0]]
-        self.sections[found[0]] = section._replace(repeat=section.repeat + repeat)
-        scope.update(self._after)
-        return True
+        for i, section in enumerate(self.sections):
+            if section.label == "step":
+                if node["do"] != self._body:
+                    raise self.refuse((*at, "do"), "expected the nodes of the first loop labelled step, found others")
+                self.sections[i] = section._replace(repeat=section.repeat + repeat)
+                scope.update(self._after)
+                return True
+        return False
 
     def _evaluate(self, node: Mapping[str, Any], at: Path, scope: Scope) -> None:
         self.b.line = self.document.marks.get(at, (0, 0))[0]

@@ -44,7 +44,7 @@ def print_workload(w: Workload) -> None:
             c.runs if count else "not with these settings",
             str(count),
             c.weights,
-            ", ".join(c.inputs.values()),
+            ", ".join(source for source in c.inputs.values() if not composer.absent(source)),
             format_quantity(each, "flops"),
             f"{flops / moved:.1f}" if moved else "–",
         )

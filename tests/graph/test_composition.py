@@ -14,7 +14,7 @@ from ebmsim.graph.taxonomy import derive
 from ebmsim.graph.training import compose_training, how_trained
 from ebmsim.hardware import Hardware
 from ebmsim.lowered import Lowered, lower_workload
-from ebmsim.report.show import print_workload
+from ebmsim.report.show import drawing, print_workload
 from ebmsim.spec.library import load_hardware, load_profile
 from ebmsim.spec.located import parse_document
 from ebmsim.spec.policy import Policy
@@ -134,6 +134,13 @@ def test_show_says_how_energies_combine(capsys: pytest.CaptureFixture[str]) -> N
     ):
         print_workload(workload(combine=combine))
         assert f"energy   {expected}" in capsys.readouterr().out
+
+
+def test_show_leaves_out_what_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
+    w = workload({"net": NET | {"inputs": {"x": "x", "y": "label"}}}, inputs={"label": {"shape": [2], "when": "n > 2"}})
+    print_workload(w)
+    assert "label" not in capsys.readouterr().out and "label" not in drawing(w, "mermaid")
+    assert "label --> net" in drawing(w.with_parameters(n=3), "mermaid")
 
 
 # --- runs: once ------------------------------------------------------------------------------------------------------

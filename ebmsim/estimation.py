@@ -334,7 +334,8 @@ def _memory(lowered: Lowered, hardware: Hardware) -> dict[str, Any]:
     if lowered.iteration is not None and lowered.training_step is not None:
         # Two moments, and the running average; gradients are alive among the activations.
         states, trained = 2 + lowered.how.average, lowered.training_size
-        live = max(lowered.iteration.live_bytes, lowered.training_step.live_bytes)
+        samples = lowered.training_step.live_bytes if lowered.workload.setting("training_steps") else 0.0
+        live = max(lowered.iteration.live_bytes, samples)
         held = trained.parameters + trained.training + trained.unused + trained.held
         training = (held + states * trained.trained) * e + live
     capacity = hardware.memory[-1].capacity

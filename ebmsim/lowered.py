@@ -129,7 +129,7 @@ def lower_workload(workload: Workload, policy: Policy, profile: Profile) -> Lowe
         sampled = (program if alike else trained_program).weights.keys()
         only = sum(t.elements for t in tensors if t.role == "weight" and t.name not in sampled)
         training_size = training_size._replace(trained=elements, training=only)
-        size = size._replace(training=only)
+        size = training_size if alike else size
     return Lowered(
         workload=workload,
         size=size,

@@ -279,9 +279,14 @@ class Composer:
             kept = {k: v for k, v in attributes.items() if k != "affine"}
             phase = self._phase(node, operator.category)
             with self.b.at(phase=phase):
-                output = self.b.emit_all(op, (*inputs, *weights), owner, **kept)[0]
+                outputs = self.b.emit_all(op, (*inputs, *weights), owner, **kept)
                 if lead:
-                    output = self.b.emit("reshape", output, shape=(*lead, *self.b.shape(output)[1:]))
+                    shape = (*lead, *self.b.shape(outputs[0])[1:])
+                    outputs = (self.b.emit("reshape", outputs[0], shape=shape),)
+            output = outputs[0]
+            if op == "split":
+                name = owner.rpartition(".")[2]
+                scope.update({f"{name}.{part}": tensor for part, tensor in enumerate(outputs)})
             if tensors[output].elements > _LARGEST_TENSOR:
                 raise self.refuse(at, f"expected at most 1e15 elements, found {tensors[output].elements:.3g}")
             return output

@@ -109,7 +109,7 @@ def view_roots(graph: Graph) -> dict[int, int]:
     for node in graph.nodes:
         operator = OPERATORS[node.op]
         if operator.category == "view" or operator.in_place:
-            root[node.outputs[0]] = root.get(node.inputs[0], node.inputs[0])
+            root.update(dict.fromkeys(node.outputs, root.get(node.inputs[0], node.inputs[0])))
     return root
 
 

@@ -78,8 +78,8 @@ def _program(nodes: list[dict[str, Any]], depth: int) -> list[str]:
         else:
             inputs = node.get("inputs", [])
             shown = ", ".join(map(str, inputs if isinstance(inputs, list) else [inputs]))
-            kind = node.get("op") or node["use"]
-            lines.append(f"{pad}{node.get('name', kind)} = {kind}({shown})")
+            does = node.get("op") or node["use"]
+            lines.append(f"{pad}{node.get('name', does)} = {does}({shown})")
     return lines
 
 

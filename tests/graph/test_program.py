@@ -6,7 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
+import ebmsim
 from ebmsim.graph.compose import Composer, Program, check_workload, compose
+from ebmsim.graph.differentiate import differentiate
+from ebmsim.graph.graph import Builder
+from ebmsim.graph.lower import lower
 from ebmsim.graph.operators.table import OPERATORS
 from ebmsim.graph.taxonomy import derive
 from ebmsim.graph.training import Iteration, compose_training
@@ -27,7 +31,9 @@ parameters:
   steps: 2
   training_batch: 5
   form: {{default: energy, choices: [energy, score]}}
+  training_steps: 0
   rows: {ROWS}
+  count: rows
 inputs:
   label: {{shape: [], kind: index, row_axis: true}}
   context: {{shape: [{WIDTH}]}}
@@ -83,7 +89,7 @@ sampler:
   sample: {{x: [{WIDTH}]}}
   rows: rows
   program:
-    - {{op: random_normal, name: xs, shape: [2, {WIDTH}]}}
+    - {{op: random_normal, name: xs, shape: [count, {WIDTH}]}}
     - loop: steps
       label: step
       do:
@@ -99,6 +105,7 @@ def toy(tmp_path: Path) -> Callable[..., Workload]:
     """The toy, with its text changed and its parameters set."""
 
     def make(old: str = "", new: str = "", **values: object) -> Workload:
+        assert old in TOY
         (tmp_path / "toy.yaml").write_text(TOY.replace(old, new) if old else TOY, encoding="utf-8")
         document = load_document(tmp_path / "toy.yaml")
         return settle(document, parse_workload(document), "", values)
@@ -153,7 +160,7 @@ def test_inputs_stand_once_a_row_or_are_copied_to_the_rows(toy) -> None:
 
 def test_rows_multiply_the_work_of_a_step_and_nothing_else(toy) -> None:
     two = step(compose(toy(), CHAINS))
-    four = compose(toy("shape: [2, 4]", "shape: [4, 4]", rows=4), CHAINS)
+    four = compose(toy(rows=4), CHAINS)
     assert [n.op for n in two] == [n.op for n in step(four)]
     assert products(four.graph, step(four)) == 2 * products(compose(toy(), CHAINS).graph, two)
     iterations = [compose_training(toy()), compose_training(toy(rows=4))]
@@ -161,7 +168,7 @@ def test_rows_multiply_the_work_of_a_step_and_nothing_else(toy) -> None:
 
 
 def test_one_row_is_no_copy(toy) -> None:
-    one = toy("shape: [2, 4]", "shape: [1, 4]", rows=1)
+    one = toy(rows=1)
     assert check_workload(one) == []
     assert not any(n.name == "rows" for n in compose(one, CHAINS).graph.nodes)
 
@@ -172,7 +179,7 @@ def test_a_sample_without_rows_does_not_go_with_inputs_that_have_them(toy) -> No
 
 
 def test_rows_that_the_sampler_does_not_declare_are_refused(toy) -> None:
-    (problem,) = check_workload(toy(rows=3))
+    (problem,) = check_workload(toy(rows=3, count=2))
     assert problem.message == "expected 3 rows, as the sampler's rows say, found 2"
     assert problem.path == "sampler.program[1].do[0].at"
 
@@ -235,10 +242,60 @@ def test_an_encoder_of_training_alone(toy) -> None:
     assert size.training == 7 * WIDTH + WIDTH
 
 
+def test_memory_counts_what_each_phase_holds(toy) -> None:
+    """The fullest moment of an inference is the decoder's; training holds the weights of its own encoder, too."""
+    workload = toy(form="score", training_batch=CHAINS)
+    e = ebmsim.estimate(workload, ebmsim.load_hardware("rtx5090"))
+    decoder = 1000 * WIDTH + 1000
+    size = e.lowered.size
+    network = 3 * WIDTH + LAYERS * WIDTH + (WIDTH + 1) * HIDDEN + (HIDDEN + 1) * WIDTH
+    assert size.parameters == network + decoder and size.trained == network
+    inputs = CHAINS * ROWS + CHAINS * WIDTH + CHAINS * WIDTH  # labels, context, sample
+    live = CHAINS * 2 * 1000  # what the decoder writes and its copy on the way to the host
+    assert e.memory["inference_bytes"] == 4 * (size.parameters + inputs + live)
+    states = size.parameters + inputs + 3 * network + 7 * WIDTH + WIDTH
+    assert e.memory["training_bytes"] == 4 * states + e.lowered.iteration.live_bytes
+
+
+def test_memory_of_training_holds_a_sampling_step_where_there_is_one(toy) -> None:
+    """Of 64 rows a chain, which is more than an iteration with one row holds at once."""
+    without, with_ = (toy(form="score", rows=64, training_batch=CHAINS, training_steps=k) for k in (0, 2))
+    hardware = ebmsim.load_hardware("rtx5090")
+    held = [ebmsim.estimate(w, hardware).memory["training_bytes"] for w in (without, with_)]
+    assert held[0] < held[1]
+
+
 def test_blocks_know_which_turn_they_are(toy) -> None:
     """Every turn cuts its own part of a tensor."""
     cut = [n.attribute("start") for n in compose(toy(), 1).graph.nodes if n.name.endswith(".bend")][:LAYERS]
     assert cut == [0, WIDTH, 2 * WIDTH]
+
+
+def test_parts_are_views_and_their_gradients_are_joined_once(run, values_of) -> None:
+    """One kernel for all parts, zeros for the one that nothing reads."""
+    b = Builder()
+    x = b.tensor((2, 6), "sample")
+    parts = b.emit_all("split", (x,), axis=-1, parts=3)
+    y = b.emit("mul", parts[0], parts[2])
+    grad = differentiate(b, [y], [x], phase="backward-input")[x]
+    assert [n.op for n in b.nodes] == ["split", "mul", "mul", "mul", "concat"]
+    values = values_of(b)
+    first, _, last = values[x].chunk(3, -1)
+    torch.testing.assert_close(run(b, values)[grad], torch.cat([last, torch.zeros_like(first), first], -1))
+    kernels = lower(b.graph(), b.nodes, "fp32")
+    assert kernels.ops == ("mul", "mul", "mul", "concat")
+    assert kernels.distance[0] == float("inf") and kernels.distance[1] < float("inf")  # both parts are of x
+
+
+def test_parts_have_the_name_of_their_node_and_a_number(toy) -> None:
+    cut = "      - {op: split, name: halves, inputs: [x], axis: 0, parts: 2}\n"
+    join = "      - {op: concat, name: x, inputs: [halves.1, halves.0], axis: 0}\n"
+    old = "      - {op: embedding, name: class"
+    assert check_workload(toy(old, cut + join + old)) == []
+    (problem,) = check_workload(toy(old, cut + join.replace("halves.1", "halves.2") + old))
+    assert problem.message == "no node or input called 'halves.2'"
+    (problem,) = check_workload(toy(old, cut.replace("parts: 2", "parts: 3") + old))
+    assert problem.message == "split: expected an axis that 3 parts divide, found 4 indices"
 
 
 def parts_of(iteration: Iteration, *names: str) -> int:

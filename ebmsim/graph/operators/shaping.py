@@ -43,6 +43,16 @@ operator(
 )
 operator("slice", "view", attributes=_PART, result="same", text="a view of a part along an axis")
 operator(
+    "split",
+    "view",
+    attributes={
+        "axis": Attribute("axis", required=True, text="the axis that is cut"),
+        "parts": Attribute("int", required=True, text="number of equal parts"),
+    },
+    result="same",
+    text="views of equal parts along an axis; part i of a node m is m.i",
+)
+operator(
     "slice_gradient",
     "transformation",
     attributes={**_PART, "size": Attribute("int", required=True)},
@@ -105,6 +115,15 @@ def _(inputs: Sequence[Shape], a: Mapping[str, Any]) -> tuple[Shape, ...]:
         raise ShapeError(f"expected a part of {x[a['axis']]} indices, found {a['start']} to {a['start'] + a['length']}")
     x[a["axis"]] = a["length"]
     return (tuple(x),)
+
+
+@shape("split")
+def _(inputs: Sequence[Shape], a: Mapping[str, Any]) -> tuple[Shape, ...]:
+    x = list(inputs[0])
+    if x[a["axis"]] % a["parts"]:
+        raise ShapeError(f"expected an axis that {a['parts']} parts divide, found {x[a['axis']]} indices")
+    x[a["axis"]] //= a["parts"]
+    return tuple(tuple(x) for _ in range(a["parts"]))
 
 
 @shape("slice_gradient")
@@ -212,6 +231,17 @@ def _(b: Builder, node: Node, grads: Sequence[int], want: Sequence[bool]) -> Seq
     """Zeros everywhere else."""
     a = dict(node.attributes)
     return [b.emit("slice_gradient", grads[0], size=b.shape(node.inputs[0])[a["axis"]], **a)]
+
+
+@gradient("split")
+def _(b: Builder, node: Node, grads: Sequence[int | None], want: Sequence[bool]) -> Sequence[int | None]:
+    """The parts' gradients joined in one kernel, with zeros for a part that has none."""
+
+    def zeros(part: int) -> int:
+        return b.tensor(b.shape(part), "constant", "zero", chain_axis=b.tensors[part].chain_axis)
+
+    parts = [zeros(part) if grad is None else grad for part, grad in zip(node.outputs, grads, strict=True)]
+    return [b.emit("concat", *parts, axis=node.attribute("axis"))]
 
 
 @gradient("slice_gradient")

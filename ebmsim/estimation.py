@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from ebmsim import sampling
-from ebmsim.cost.machine import Machine, machine_of
+from ebmsim.cost.kernels import kernel_costs
+from ebmsim.cost.machine import machine_of
 from ebmsim.cost.schedule import by_phase
 from ebmsim.errors import Problem, SpecError
 from ebmsim.graph.lower import CATEGORIES, PHASES, KernelTable
@@ -22,9 +23,10 @@ from ebmsim.lowered import Lowered, lower_workload, weight_backward
 from ebmsim.spec.library import load_profile
 from ebmsim.spec.policy import Policy, Profile
 from ebmsim.spec.workload import Workload
-from ebmsim.timing import Timing, time_table
+from ebmsim.timing import Priced, Timing, time_pass
 
 FWD, BWD = PHASES.index("forward"), PHASES.index("backward-input")
+_BACKWARD = ("backward_positive", "backward_negative", "second_order")
 # 80 % of a normal distribution lies within this many standard deviations.
 _EIGHTY = 1.2816
 
@@ -69,20 +71,19 @@ class Estimate:
         """What binds each kernel of the steady step."""
         costs, table = self.timing.costs, self.timing.table
         host = np.asarray(self.timing.host)
-        levels = np.stack(np.broadcast_arrays(*costs.traffic.seconds))
-        level = levels.argmax(0)
+        level = np.stack(costs.traffic.seconds).argmax(0)
         asynchronous = self.hardware.host.asynchronous
         host_bound = asynchronous and float(host.sum()) >= float(np.asarray(self.timing.device).sum())
         names = []
         for i in range(len(table)):
-            work = max(costs.compute.seconds[i], costs.memory[i])
+            work = max(costs.compute[i], costs.memory[i])
             waits = host_bound and self.timing.advance[i] > 1.5 * self.timing.device[i]
-            issued = max(np.broadcast_to(costs.fixed, len(table))[i], 0.0 if asynchronous else host[i])
+            issued = max(costs.fixed[i], 0.0 if asynchronous else host[i])
             if CATEGORIES[table.category[i]] in ("host",) or costs.link[i] > 0:
                 names.append("sync")
             elif waits or issued > work:
                 names.append("dispatch")
-            elif costs.compute.seconds[i] >= costs.memory[i]:
+            elif costs.compute[i] >= costs.memory[i]:
                 names.append("compute")
             else:
                 names.append(f"memory:{costs.traffic.levels[level[i]]}")
@@ -229,24 +230,28 @@ def settled(policy: Policy, hardware: Hardware) -> Policy:
     return replace(policy, software=policy.software or hardware.software, fidelity=policy.fidelity or "analytical")
 
 
+def priced(lowered: Lowered, hardware: Hardware, policy: Policy, profile: Profile) -> Priced:
+    """The costs of every row of a lowered workload on a device."""
+    machine = machine_of(hardware)
+    costs = kernel_costs(lowered.rows, lowered.ways, machine, profile, policy)
+    return Priced(lowered.rows, lowered.ways, machine, profile, policy, costs)
+
+
 def estimate_lowered(lowered: Lowered, hardware: Hardware, policy: Policy, profile: Profile) -> Estimate:
     """The estimate of a lowered workload: no graph work is left to do."""
-    machine = machine_of(hardware)
+    prices = priced(lowered, hardware, policy, profile)
+    machine = prices.machine
     w = lowered.workload
     chains, steps = w.setting("chains"), w.setting("steps")
-
-    def timed(table: KernelTable, cold: bool = False, steady: bool = True) -> Timing:
-        return time_table(table, machine, profile, policy, cold=cold, steady=steady)
-
-    step = timed(lowered.step)
-    cold = timed(lowered.step, cold=True, steady=False)
-    if cold.seconds < step.seconds:
+    step = time_pass(lowered.step, prices)
+    first = time_pass(lowered.first, prices)
+    if first.seconds < step.seconds:
         # An empty queue and nothing resident cannot be faster; rounding and overlap with the step before can say so.
-        cold = replace(cold, seconds=step.seconds, advance=step.advance)
-    outside = [(timed(table, cold=True, steady=False), repeat * lowered.launches) for table, repeat in lowered.once]
+        first = replace(first, seconds=step.seconds, stretched=first.stretched * step.seconds / first.seconds)
+    outside = [(time_pass(pass_, prices), pass_.repeat * lowered.launches) for pass_ in lowered.once]
     t_once = sum(timing.seconds * repeat for timing, repeat in outside)
-    one = step if lowered.one_chain is lowered.step else timed(lowered.one_chain)
-    phases = {k: float(v) for k, v in by_phase(step.table, step.advance).items()}
+    one = step if lowered.one_chain is lowered.step else time_pass(lowered.one_chain, prices)
+    phases = by_phase(lowered.step.table, step.advance)
     launches = lowered.launches
     seconds: dict[str, float | None] = {
         "t_fwd": phases["forward"],
@@ -255,12 +260,12 @@ def estimate_lowered(lowered: Lowered, hardware: Hardware, policy: Policy, profi
         "t_update": phases["update"] + phases["host"] + phases["once"],
         "t_accept": phases["accept"],
         "t_samp": step.seconds,
-        "t_samp_first": cold.seconds,
+        "t_samp_first": first.seconds,
         "t_once": t_once,
-        "t_inf": sampling.t_inf(t_once, cold.seconds, step.seconds, steps * launches),
+        "t_inf": sampling.t_inf(t_once, first.seconds, step.seconds, steps * launches),
         "t_inf_eq6": sampling.t_inf_eq6(one.seconds, chains, steps),
     }
-    seconds |= _training(lowered, machine, profile, policy, step, one)
+    seconds |= _training(lowered, prices, step, one)
     joules = step.joules + machine.power.static * step.seconds
     dynamic = step.joules * steps * launches + sum(timing.joules * repeat for timing, repeat in outside)
     energy = {
@@ -275,7 +280,7 @@ def estimate_lowered(lowered: Lowered, hardware: Hardware, policy: Policy, profi
         profile,
         lowered,
         step,
-        cold,
+        first,
         seconds,
         _intervals(seconds, step, profile),
         _memory(lowered, hardware),
@@ -283,23 +288,18 @@ def estimate_lowered(lowered: Lowered, hardware: Hardware, policy: Policy, profi
     )
 
 
-def _training(
-    lowered: Lowered, machine: Machine, profile: Profile, policy: Policy, step: Timing, one: Timing
-) -> dict[str, float | None]:
+def _training(lowered: Lowered, prices: Priced, step: Timing, one: Timing) -> dict[str, float | None]:
     names = ("t_train", "t_train_eq7", "t_bwd_w_positive", "t_bwd_w_negative", "t_train_sampling")
     w = lowered.workload
-    training = w.file.training
-    if training is None or lowered.iteration is None or lowered.training_step is None:
+    if lowered.iteration is None or lowered.training_step is None:
         return dict.fromkeys(names)
-    pass_ = time_table(lowered.iteration, machine, profile, policy)
-    sampling_step = (
-        step if lowered.training_step is lowered.step else time_table(lowered.training_step, machine, profile, policy)
-    )
-    part = {name: float(np.sum(pass_.advance[index])) for name, index in lowered.parts.items()}
+    pass_ = time_pass(lowered.iteration, prices)
+    sampling_step = step if lowered.training_step is lowered.step else time_pass(lowered.training_step, prices)
+    part = {name: float(np.sum(pass_.advance[lowered.parts[name]])) for name in _BACKWARD if name in lowered.parts}
     batch, steps, n = w.setting("training_batch"), w.setting("training_steps"), w.setting("iterations")
     if lowered.training_one_chain is not lowered.one_chain:
-        one = time_table(lowered.training_one_chain, machine, profile, policy)
-    host = lowered.host_seconds(machine, policy)
+        one = time_pass(lowered.training_one_chain, prices)
+    host = lowered.host_seconds(prices.machine, prices.policy)
     positive = part.get("backward_positive", part.get("second_order", 0.0))
     negative = part.get("backward_negative", 0.0)
     return {
@@ -327,15 +327,15 @@ def _intervals(seconds: Mapping[str, float | None], step: Timing, profile: Profi
 def _memory(lowered: Lowered, hardware: Hardware) -> dict[str, Any]:
     """Bytes held at most: weights, buffers, sample, inputs and activations; in training the moments too."""
     size = lowered.size
-    e = lowered.step.element_bytes
+    e = lowered.rows.element_bytes
     fixed = (size.parameters + size.unused + size.held) * e
-    inference = fixed + max(table.live_bytes for table in (lowered.step, *[table for table, _ in lowered.once]))
+    inference = fixed + max(pass_.table.live_bytes for pass_ in (lowered.step, *lowered.once))
     training = None
     if lowered.iteration is not None and lowered.training_step is not None:
         # Two moments, and the running average; gradients are alive among the activations.
         states, trained = 2 + lowered.how.average, lowered.training_size
-        samples = lowered.training_step.live_bytes if lowered.workload.setting("training_steps") else 0.0
-        live = max(lowered.iteration.live_bytes, samples)
+        samples = lowered.training_step.table.live_bytes if lowered.workload.setting("training_steps") else 0.0
+        live = max(lowered.iteration.table.live_bytes, samples)
         held = trained.parameters + trained.training + trained.unused + trained.held
         training = (held + states * trained.trained) * e + live
     capacity = hardware.memory[-1].capacity
@@ -357,8 +357,8 @@ def _components(e: Estimate) -> list[dict[str, Any]]:
     for c in e.lowered.components:
         mine = owner == c.name
         flops, moved = _forward(plain, c.name)
-        for once, _ in e.lowered.once if not moved else ():
-            more, bytes_ = _forward(once, c.name)
+        for once in e.lowered.once if not moved else ():
+            more, bytes_ = _forward(once.table, c.name)
             flops, moved = flops + more, moved + bytes_
         time = {b: float(advance[mine & (bounds == b)].sum()) for b in set(bounds[mine])}
         found.append(

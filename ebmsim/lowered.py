@@ -10,12 +10,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ebmsim.cost.machine import Machine
+from ebmsim.cost.schedule import synchronisations
+from ebmsim.cost.ways import Ways, ways_of
 from ebmsim.graph.compose import Composer, compose
 from ebmsim.graph.differentiate import differentiate
 from ebmsim.graph.fuse import fuse
 from ebmsim.graph.graph import Graph, Node, Program
-from ebmsim.graph.lower import KernelTable, lower, work_of
+from ebmsim.graph.lower import Floats, Ints, KernelTable, lower, work_of
 from ebmsim.graph.operators.table import OPERATORS
+from ebmsim.graph.rows import Rows, rows_of
 from ebmsim.graph.training import How, Iteration, compose_training, how_trained
 from ebmsim.spec.expression import evaluate
 from ebmsim.spec.policy import Policy, Profile
@@ -50,13 +53,30 @@ class Size(NamedTuple):
     training: int = 0
 
 
+class Pass(NamedTuple):
+    """A run over a kernel table, and how often an inference runs it.
+
+    order: the row of every launch. counts: launches of every row. breaks: launches after which the host waits.
+    steady: one turn of a long run of equal ones; otherwise it starts with an empty queue and nothing resident.
+    """
+
+    table: KernelTable
+    order: Ints
+    counts: Floats
+    breaks: Ints
+    steady: bool
+    repeat: int
+
+
 @dataclass(frozen=True)
 class Lowered:
-    """A workload as kernel tables: everything an estimate needs of it, once per dtype, fusion and chain mode.
+    """A workload as kernels: everything an estimate needs of it, once per dtype, fusion, chain mode and profile.
 
-    step: one steady step of one launch. plain: the same without fusion. once: what one inference does outside its
-    steps, with how often. one_chain: the step of a single chain. training_step, iteration: at the training batch;
-    training_size, training_one_chain: size and one_chain of the workload as it is trained.
+    rows: the distinct kernels of all passes; ways: how their products can be computed. step: one steady step of one
+    launch; first: the first one. plain: the step's kernels without fusion. once: what one inference does outside its
+    steps. one_chain: the step of a single chain. training_step, iteration: at the training batch; training_size,
+    training_one_chain: size and one_chain of the workload as it is trained. parts: which kernels of the iteration
+    belong to what.
     """
 
     workload: Workload
@@ -64,15 +84,18 @@ class Lowered:
     components: tuple[ComponentFigures, ...]
     chains: int
     launches: int
-    step: KernelTable
+    rows: Rows
+    ways: Ways
     plain: KernelTable
-    once: tuple[tuple[KernelTable, int], ...]
-    one_chain: KernelTable
-    training_step: KernelTable | None
-    iteration: KernelTable | None
+    step: Pass
+    first: Pass
+    once: tuple[Pass, ...]
+    one_chain: Pass
+    training_step: Pass | None
+    iteration: Pass | None
     parts: Mapping[str, Any]
     training_size: Size
-    training_one_chain: KernelTable
+    training_one_chain: Pass
     how: How
 
     def host_seconds(self, machine: Machine, policy: Policy) -> Any:
@@ -88,63 +111,80 @@ class Lowered:
         return self.how.host_seconds + copies + machine.host.synchronise
 
 
+def counted(order: Ints, rows: int) -> Floats:
+    """How often each row occurs among some launches."""
+    return np.bincount(order, minlength=rows).astype(np.float64)
+
+
 def fused(profile: Profile, policy: Policy) -> bool:
     """Whether operators are fused: always, or in compiled and persistent execution, as the profile says."""
     return profile.fuses == "always" or (profile.fuses == "compiled" and policy.execution in ("compiled", "persistent"))
 
 
 def lower_workload(workload: Workload, policy: Policy, profile: Profile) -> Lowered:
-    """The kernel tables of a workload. Raises SpecError where its graphs do not fit together."""
+    """The kernels of a workload. Raises SpecError where its graphs do not fit together."""
     fuses = fused(profile, policy)
     chains = workload.setting("chains")
     sequential = policy.chain_mode == "sequential"
     rows = 1 if sequential else chains
     program = compose(workload, rows)
     step, plain = _step(program, policy.dtype, fuses)
-    once = []
+    # Tables by role, whether they start from nothing, how often an inference runs them.
+    planned: list[tuple[str, KernelTable, bool, int]] = [("step", step, False, 1), ("first", step, True, 1)]
     for section in program.sections:
         if section.label == "once":
             nodes = program.graph.nodes[section.first : section.last]
             table = lower(program.graph, fuse(program.graph, nodes) if fuses else nodes, policy.dtype)
             if len(table):
-                once.append((table, section.repeat))
-    training_step = iteration_table = None
+                planned.append(("once", table, True, section.repeat))
+    if rows != 1:
+        planned.append(("one_chain", _step(compose(workload, 1), policy.dtype, fuses)[0], False, 1))
     parts: dict[str, Any] = {}
     how = how_trained(workload)
     size = training_size = _size(workload, program)
-    one_chain = step if rows == 1 else _step(compose(workload, 1), policy.dtype, fuses)[0]
-    training_one_chain = one_chain
     if workload.file.training is not None:
         batch, trained = workload.setting("training_batch"), workload.in_training()
         alike = trained is workload
-        training_step = step if alike and batch == rows else _step(compose(trained, batch), policy.dtype, fuses)[0]
+        if not (alike and batch == rows):
+            planned.append(("training_step", _step(compose(trained, batch), policy.dtype, fuses)[0], False, 1))
         iteration = compose_training(workload)
-        iteration_table, parts = _iteration(iteration, policy.dtype, fuses)
+        table, parts = _iteration(iteration, policy.dtype, fuses)
+        planned.append(("iteration", table, False, 1))
+        sampled = program
         if not alike:
-            training_one_chain = _step(compose(trained, 1), policy.dtype, fuses)[0]
-            trained_program = compose(trained, rows)
-            training_size = _size(trained, trained_program)
+            planned.append(("training_one_chain", _step(compose(trained, 1), policy.dtype, fuses)[0], False, 1))
+            sampled = compose(trained, rows)
+            training_size = _size(trained, sampled)
         tensors = iteration.graph.tensors
         elements = sum(tensors[t].elements for t in iteration.weights)
-        sampled = (program if alike else trained_program).weights.keys()
-        only = sum(t.elements for t in tensors if t.role == "weight" and t.name not in sampled)
+        only = sum(t.elements for t in tensors if t.role == "weight" and t.name not in sampled.weights)
         training_size = training_size._replace(trained=elements, training=only)
         size = training_size if alike else size
+    distinct, orders = rows_of([(table, cold) for _, table, cold, _ in planned])
+    passes = [
+        (role, Pass(table, order, counted(order, len(distinct)), synchronisations(table), not cold, repeat))
+        for (role, table, cold, repeat), order in zip(planned, orders, strict=True)
+    ]
+    of = dict(passes)
+    one_chain = of.get("one_chain", of["step"])
     return Lowered(
         workload=workload,
         size=size,
         components=_components(workload),
         chains=rows,
         launches=chains if sequential else 1,
-        step=step,
+        rows=distinct,
+        ways=ways_of(distinct.products, profile),
         plain=plain,
-        once=tuple(once),
+        step=of["step"],
+        first=of["first"],
+        once=tuple(pass_ for role, pass_ in passes if role == "once"),
         one_chain=one_chain,
-        training_step=training_step,
-        iteration=iteration_table,
+        training_step=of.get("training_step", of["step"]) if "iteration" in of else None,
+        iteration=of.get("iteration"),
         parts=parts,
         training_size=training_size,
-        training_one_chain=training_one_chain,
+        training_one_chain=of.get("training_one_chain", one_chain),
         how=how,
     )
 

@@ -2,58 +2,132 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-import numpy as np
-
-from ebmsim.cost.kernels import Kernels, expanded, host_costs, kernel_costs
+from ebmsim.cost.compute import unit_share
+from ebmsim.cost.kernels import Kernels, host_costs, host_replay
 from ebmsim.cost.machine import Machine
-from ebmsim.cost.schedule import first_pass, overlapped, steady_pass, synchronisations
+from ebmsim.cost.schedule import first_pass, overlapped, steady_pass
+from ebmsim.cost.ways import Ways
 from ebmsim.graph.lower import KernelTable
+from ebmsim.graph.rows import Rows
+from ebmsim.lowered import Pass
 from ebmsim.spec.policy import Policy, Profile
 
 
 @dataclass(frozen=True)
-class Timing:
-    """One step timed: costs of each distinct kernel, advance of the completion time per kernel, and its totals."""
+class Priced:
+    """The costs of all rows of a lowered workload on one device, and what they were computed from."""
 
-    table: KernelTable
-    each: Kernels
-    host: Any
-    device: Any
-    advance: Any
+    rows: Rows
+    ways: Ways
+    machine: Machine
+    profile: Profile
+    policy: Policy
+    costs: Kernels
+
+    @cached_property
+    def device(self) -> Any:
+        """Seconds of every row on the device."""
+        return self.costs.seconds(self.profile.knee)
+
+    @cached_property
+    def host(self) -> Any:
+        """Seconds of the host to issue every row."""
+        return host_costs(self.rows, self.machine, self.profile, self.policy)
+
+    @cached_property
+    def share(self) -> Any:
+        """Share of the units every row keeps busy."""
+        return unit_share(self.rows, self.ways, self.machine, self.profile, self.policy)
+
+    @property
+    def replay(self) -> float:
+        """Seconds of the host before the first launch of a pass."""
+        return float(host_replay(self.machine, self.profile, self.policy))
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One pass timed: its seconds and joules, and by how much it was stretched: the limit of power throttles it."""
+
+    pass_: Pass
+    priced: Priced = field(repr=False)
     seconds: float
     joules: float
-    throttled: float
+    stretched: float
+
+    @property
+    def table(self) -> KernelTable:
+        """The launches."""
+        return self.pass_.table
 
     @cached_property
     def costs(self) -> Kernels:
         """Costs of every launch."""
-        return expanded(self.each, self.table.order)
+        return self.priced.costs.spread(self.pass_.order)
+
+    @cached_property
+    def host(self) -> Any:
+        """Seconds of the host per launch."""
+        return _host(self.pass_, self.priced)
+
+    @cached_property
+    def device(self) -> Any:
+        """Seconds of the device per launch, as streams leave them."""
+        return _device(self.pass_, self.priced)
+
+    @cached_property
+    def advance(self) -> Any:
+        """Advance of the completion time over every launch; sums to the seconds."""
+        return _advance(self.pass_, self.priced, self.host, self.device) * self.stretched
 
 
-def time_table(
-    table: KernelTable, machine: Machine, profile: Profile, policy: Policy, *, cold: bool = False, steady: bool = True
-) -> Timing:
-    """Time one pass over a table: a steady step of a long run, or a pass that starts with an empty queue."""
-    each = kernel_costs(table.rows, machine, profile, policy, policy.fidelity, cold=cold)
-    host = host_costs(table, machine, profile, policy, policy.fidelity)
-    event = profile.host_cost.get("elementwise", 0.0) * machine.host.speed
-    device = np.asarray(each.seconds)[table.order]
-    streams = min(policy.streams, int(machine.launch.concurrent_kernels))
-    if streams > 1:
-        device = overlapped(table, expanded(each, table.order), streams, event)
-    wait = 0.0 if policy.fidelity == "roofline" else machine.host.synchronise
-    breaks = synchronisations(table)
-    if machine.host.asynchronous:
-        advance = (steady_pass if steady else first_pass)(host, device, breaks, wait)
+def time_pass(pass_: Pass, priced: Priced) -> Timing:
+    """Time one pass: a steady step of a long run, or one that starts with an empty queue."""
+    machine = priced.machine
+    if _in_totals(pass_, priced):
+        busy = float(pass_.counts @ priced.device)
+        issued = float(pass_.counts @ priced.host) + priced.replay
+        seconds = max(busy, issued) if machine.host.asynchronous else busy + issued
     else:
-        advance = device + host
-    seconds = float(np.sum(advance))
-    joules = float(np.sum(each.joules[table.order]))
-    # Dynamic power above what the limit leaves stretches the step: the device throttles.
+        seconds = float(_advance(pass_, priced, _host(pass_, priced), _device(pass_, priced)).sum())
+    joules = float(pass_.counts @ priced.costs.joules)
+    # Dynamic power above what the limit leaves stretches the pass: the device throttles.
     least = joules / (machine.power.limit - machine.power.static)
-    throttled = max(1.0, least / seconds) if seconds > 0 else 1.0
-    return Timing(table, each, host, device, advance * throttled, seconds * throttled, joules, throttled)
+    stretched = max(1.0, least / seconds) if seconds > 0 else 1.0
+    return Timing(pass_, priced, seconds * stretched, joules, stretched)
+
+
+def _in_totals(pass_: Pass, priced: Priced) -> bool:
+    """Whether sums over rows are enough: one stream, and no launch that waits for another in particular."""
+    waits = not pass_.steady or len(pass_.breaks) > 0
+    return _streams(priced) == 1 and not (waits and priced.machine.host.asynchronous)
+
+
+def _streams(priced: Priced) -> int:
+    return min(priced.policy.streams, int(priced.machine.launch.concurrent_kernels))
+
+
+def _host(pass_: Pass, priced: Priced) -> Any:
+    host = priced.host[pass_.order]
+    host[:1] += priced.replay
+    return host
+
+
+def _device(pass_: Pass, priced: Priced) -> Any:
+    order, streams = pass_.order, _streams(priced)
+    if streams == 1:
+        return priced.device[order]
+    event = priced.profile.host_cost.get("elementwise", 0.0) * priced.machine.host.speed
+    levels = priced.costs.spread(order).traffic.seconds
+    return overlapped(pass_.table, priced.device[order], levels, priced.share[order], streams, event)
+
+
+def _advance(pass_: Pass, priced: Priced, host: Any, device: Any) -> Any:
+    if not priced.machine.host.asynchronous:
+        return device + host
+    wait = 0.0 if priced.policy.fidelity == "roofline" else priced.machine.host.synchronise
+    return (steady_pass if pass_.steady else first_pass)(host, device, pass_.breaks, wait)

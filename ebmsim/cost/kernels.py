@@ -6,55 +6,64 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ebmsim.cost.compute import Compute, bound_seconds, compute_seconds
+from ebmsim.cost.compute import bound_seconds, compute_seconds
 from ebmsim.cost.machine import Machine
-from ebmsim.cost.products import CONVOLUTION, MATMUL, dtypes, saving
+from ebmsim.cost.products import dtypes, saving
 from ebmsim.cost.traffic import Traffic, traffic
-from ebmsim.graph.lower import CATEGORIES, PHASES, KernelTable
+from ebmsim.cost.ways import Ways
+from ebmsim.graph.lower import CATEGORIES
+from ebmsim.graph.rows import FORWARD, Rows
 from ebmsim.spec.policy import Policy, Profile
 
-MOVEMENT, HOST, RNG = (CATEGORIES.index(c) for c in ("movement", "host", "rng"))
+HOST, RNG = (CATEGORIES.index(c) for c in ("host", "rng"))
 
 
 class Kernels(NamedTuple):
-    """Per kernel, along the last axis: seconds on the device and what they are made of, joules.
+    """Per kernel, along the last axis: what its seconds on the device are made of, and its joules.
 
-    free: kernels that take no time of the device. plain: those that are neither free nor copies over the host link.
+    compute: seconds. fixed: seconds beside them. link: seconds on the host link. free: kernels that take no
+    time of the device. kneed: kernels whose compute and memory do not overlap perfectly.
     """
 
-    seconds: Any
-    compute: Compute
+    compute: Any
     traffic: Traffic
-    memory: Any
     fixed: Any
     link: Any
     joules: Any
     free: Any
-    plain: Any
+    kneed: Any
 
+    @property
+    def memory(self) -> Any:
+        """Seconds of the slowest memory level."""
+        return self.traffic.slowest()
 
-def expanded(costs: Kernels, order: Any) -> Kernels:
-    """Costs of distinct kernels spread to every launch."""
-    size = int(order.max()) + 1 if len(order) else 0
+    def seconds(self, exponent: float) -> Any:
+        """Seconds on the device, `exponent` being that of the knee.
 
-    def spread(values: Any) -> Any:
-        values = np.asarray(values)
-        if values.ndim == 0 or values.shape[-1] == 1:
-            values = np.broadcast_to(values if values.ndim else values[None], (*values.shape[:-1], size))
-        return values[..., order]
+        fixed + knee(compute, memory) for products, fixed + max(compute, memory) for kernels that stream (all kernels
+        in the roofline). Copies over the host link take latency + bytes / bandwidth; `free` kernels (work on the host,
+        overlapped random numbers) no time of the device.
+        """
+        return self.combined(self.compute, self.memory, exponent)
 
-    compute, moved = costs.compute, costs.traffic
-    return Kernels(
-        spread(costs.seconds),
-        Compute(spread(compute.seconds), spread(compute.share), spread(compute.option), compute.options),
-        Traffic(moved.levels, tuple(map(spread, moved.bytes)), tuple(map(spread, moved.seconds))),
-        spread(costs.memory),
-        spread(costs.fixed),
-        spread(costs.link),
-        spread(costs.joules),
-        spread(costs.free),
-        spread(costs.plain),
-    )
+    def combined(self, compute: Any, memory: Any, exponent: float) -> Any:
+        """The same with given compute and memory terms."""
+        together = np.maximum(compute, memory)
+        if self.kneed.any():
+            together = np.where(self.kneed, knee(compute, memory, exponent), together)
+        return np.where(self.free, 0.0, np.where(self.link > 0, self.link, self.fixed + together))
+
+    def spread(self, order: Any) -> Kernels:
+        """The same for every launch, given the row of each."""
+
+        def launches(values: Any) -> Any:
+            values = np.asarray(values)
+            return values[..., order] if values.ndim and values.shape[-1] > 1 else np.broadcast_to(values, order.shape)
+
+        moved = self.traffic
+        spread = moved._replace(bytes=tuple(map(launches, moved.bytes)))
+        return Kernels(*[spread if part is moved else launches(part) for part in self])
 
 
 def gap(machine: Machine, policy: Policy) -> Any:
@@ -73,60 +82,27 @@ def knee(compute: Any, memory: Any, exponent: float) -> Any:
     return largest * (1.0 + ratio**exponent) ** (1.0 / exponent)
 
 
-def kernel_costs(
-    table: KernelTable,
-    machine: Machine,
-    profile: Profile,
-    policy: Policy,
-    fidelity: str,
-    *,
-    cold: bool = False,
-    combined: bool = True,
-) -> Kernels:
-    """Cost of every kernel of a table; `combined` False leaves the seconds to `combine`, part by part."""
-    bound = fidelity == "roofline"
-    moved = traffic(table, machine, profile, cold=cold, bound=bound)
-    memory = moved.slowest()
+def kernel_costs(rows: Rows, ways: Ways, machine: Machine, profile: Profile, policy: Policy) -> Kernels:
+    """Cost of every row at the policy's fidelity."""
+    bound = policy.fidelity == "roofline"
+    moved = traffic(rows, machine, profile, bound=bound)
+    compute: Any
     if bound:
-        least = bound_seconds(table, machine, profile, policy)
-        compute = Compute(least, np.ones(len(table)), np.full(len(table), -1), ())
+        compute = bound_seconds(rows, machine, profile, policy)
     else:
-        compute = compute_seconds(table, machine, profile, policy)
+        compute = compute_seconds(rows, ways, machine, profile, policy)
     fixed = 0.0 if bound else profile.kernel_time + profile.kernel_cycles / machine.clock + gap(machine, policy)
-    crosses = _crosses(table)
     latency = 0.0 if bound else machine.host.link_latency
-    link = np.where(crosses, latency + table.written / machine.host.link_bandwidth, 0.0)
-    free = table.category == HOST
+    link = np.where(rows.crosses, latency + rows.written / machine.host.link_bandwidth, 0.0)
+    free = rows.category == HOST
     if machine.features.rng_overlapped:
-        free = free | (table.category == RNG)
-    seconds = combine(table, compute.seconds, memory, fixed, link, profile, bound, free) if combined else None
-    joules = _joules(table, machine, profile, policy, moved)
-    return Kernels(seconds, compute, moved, memory, fixed, link, joules, free, ~(crosses | free))
+        free = free | (rows.category == RNG)
+    kneed = (rows.product >= 0) & (not bound)
+    joules = _joules(rows, machine, profile, policy, moved)
+    return Kernels(compute, moved, fixed, link, joules, free, kneed)
 
 
-def _crosses(table: KernelTable) -> Any:
-    """Kernels that are copies over the host link."""
-    if not (table.category == MOVEMENT).any():
-        return np.zeros(len(table), dtype=np.bool_)
-    return np.array([op in ("to_device", "to_host") for op in table.ops])
-
-
-def combine(
-    table: KernelTable, compute: Any, memory: Any, fixed: Any, link: Any, profile: Profile, bound: bool, free: Any
-) -> Any:
-    """Seconds on the device.
-
-    roofline: max(compute, slowest level). Otherwise fixed + knee(compute, memory) for products and fixed +
-    max(compute, memory) for kernels that stream. Copies over the host link take latency + bytes / bandwidth; `free`
-    kernels (work on the host, overlapped random numbers) take no time of the device.
-    """
-    together = np.maximum(compute, memory)
-    if not bound:
-        together = np.where(table.product[3] > 0, knee(compute, memory, profile.knee), together)
-    return np.where(free, 0.0, np.where(link > 0, link, fixed + together))
-
-
-def _joules(table: KernelTable, machine: Machine, profile: Profile, policy: Policy, moved: Traffic) -> Any:
+def _joules(rows: Rows, machine: Machine, profile: Profile, policy: Policy, moved: Traffic) -> Any:
     """FLOPs times energy per FLOP of their arithmetic, plus bytes at each level times its energy per byte.
 
     Products count the arithmetic of the cheapest algorithm, so that no figure of a device that only changes the choice
@@ -134,39 +110,49 @@ def _joules(table: KernelTable, machine: Machine, profile: Profile, policy: Poli
     """
     energy = machine.power.energy
     plain = energy.get(policy.dtype, energy.get("fp32", 0.0))
-    names = dtypes(profile, machine, policy)
-    matmul, convolution = (
-        energy.get(names[c], plain) * (profile.product_energy if names[c] == "fp32" else 1.0)
-        for c in (MATMUL, CONVOLUTION)
-    )
-    product = np.where(table.category == CONVOLUTION, convolution, matmul) / saving(table, profile, names)
-    joules = table.product_flops * product + (table.flops - table.product_flops + table.special) * plain
-    per_byte = {level.name: level.energy for level in machine.levels}
-    for name, amount in zip(moved.levels, moved.bytes, strict=True):
-        if np.any(per_byte[name]):
-            joules = joules + amount * per_byte[name]
+    joules = (rows.flops + rows.special) * plain
+    if len(rows.products):
+        names = dtypes(profile, machine, policy)
+        matmul, convolution = (
+            energy.get(name, plain) * (profile.product_energy if name == "fp32" else 1.0) for name in names
+        )
+        each = np.where(rows.products.convolution, convolution, matmul) / saving(rows.products, profile, names)
+        joules = joules + rows.product_flops * each[rows.product]
+    for level, amount in zip(machine.levels[-len(moved.levels) :], moved.bytes, strict=True):
+        if np.any(level.energy):
+            joules = joules + amount * level.energy
     return joules
 
 
-def host_costs(table: KernelTable, machine: Machine, profile: Profile, policy: Policy, fidelity: str) -> Any:
-    """Host seconds to issue each kernel, and work on the host itself.
+def host_costs(rows: Rows, machine: Machine, profile: Profile, policy: Policy) -> Any:
+    """Host seconds to issue every row, and work on the host itself.
 
-    eager: a cost per operator kind, more in autograd. graph: one replay a step. compiled: one cheap call per kernel,
-    or one executable a step where the stack traces. persistent: nothing.
+    eager: a cost per operator kind, more in autograd. compiled: one cheap call per kernel, unless the stack traces.
+    graph, persistent: nothing per kernel.
     """
-    given = table.rows.seconds
-    replay = np.zeros(len(table))
-    replay[:1] = machine.launch.replay
-    if fidelity == "roofline" or policy.execution == "persistent" or machine.features.resident_loop:
-        return given[table.order]
-    if policy.execution == "graph" or (policy.execution == "compiled" and profile.traces):
-        return given[table.order] + replay
-    speed = machine.host.speed
-    rows = table.rows
+    if not _issues(machine, profile, policy):
+        return rows.seconds
     if policy.execution == "compiled":
-        issued = np.where(rows.category != HOST, profile.compiled_cost * speed, 0.0)
-        return (given + issued)[table.order]
-    cost = np.array([profile.host_cost.get(c, 0.0) for c in CATEGORIES])[rows.category]
-    back = (rows.phase == PHASES.index("backward-input")) | (rows.phase == PHASES.index("backward-weight"))
-    each = (given + cost * speed * np.where(back, profile.backward, 1.0))[table.order]
-    return each + replay if profile.traces else each
+        cost = np.where(rows.category != HOST, profile.compiled_cost, 0.0)
+    else:
+        cost = np.array([profile.host_cost.get(c, 0.0) for c in CATEGORIES])[rows.category]
+        cost = cost * np.where(rows.back == FORWARD, 1.0, profile.backward)
+    return rows.seconds + cost * machine.host.speed
+
+
+def host_replay(machine: Machine, profile: Profile, policy: Policy) -> Any:
+    """Host seconds to start one captured graph or executable a pass: where kernels are not issued one by one.
+
+    A stack that traces eager execution starts one as well. persistent execution and the roofline pay nothing.
+    """
+    if policy.fidelity == "roofline" or policy.execution == "persistent" or machine.features.resident_loop:
+        return 0.0
+    traced = profile.traces and policy.execution == "eager"
+    return machine.launch.replay if traced or not _issues(machine, profile, policy) else 0.0
+
+
+def _issues(machine: Machine, profile: Profile, policy: Policy) -> bool:
+    """Whether the host issues kernels one by one."""
+    if policy.fidelity == "roofline" or machine.features.resident_loop:
+        return False
+    return policy.execution == "eager" or (policy.execution == "compiled" and not profile.traces)

@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ebmsim.cost.kernels import Kernels
 from ebmsim.graph.lower import PHASES, KernelTable
 
 
@@ -46,6 +45,9 @@ def _advance(host: Any, device: Any, breaks: Any, wait: Any, *, steady: bool) ->
     if host.shape[-1] == 0:
         return np.zeros(host.shape)
     if len(breaks) == 0:
+        if steady and host.sum() <= device.sum():
+            # The host runs ahead for good: nothing ever waits.
+            return device
         done = completion(host, device)
         if not steady:
             return np.diff(done, axis=-1, prepend=0.0)
@@ -96,7 +98,7 @@ def stages(table: KernelTable) -> list[Stage]:
     return found
 
 
-def longest_chain(table: KernelTable, stage: Stage, seconds: Any) -> Any:
+def longest_chain(table: KernelTable, stage: Stage, seconds: Any) -> float:
     """Seconds of the longest chain of kernels in a stage: each waits for the one before in its branch, and for the
     kernels of other branches whose results it reads.
     """
@@ -105,48 +107,43 @@ def longest_chain(table: KernelTable, stage: Stage, seconds: Any) -> Any:
     for kernel, source in table.awaited:
         if source >= first:
             awaited.setdefault(int(kernel), []).append(int(source))
-    done: dict[int, Any] = {}
-    at: dict[str, Any] = {}
+    done: dict[int, float] = {}
+    at: dict[str, float] = {}
     for k in map(int, stage.kernels):
-        begin = at.get(table.branches[k], 0.0)
-        for source in awaited.get(k, ()):
-            begin = np.maximum(begin, done[source])
-        done[k] = at[table.branches[k]] = begin + seconds[..., k]
-    return np.maximum.reduce(list(at.values()))
+        begin = max([at.get(table.branches[k], 0.0), *[done[source] for source in awaited.get(k, ())]])
+        done[k] = at[table.branches[k]] = begin + float(seconds[k])
+    return max(at.values())
 
 
-def overlapped(table: KernelTable, costs: Kernels, streams: int, event: Any) -> Any:
+def overlapped(table: KernelTable, given: Any, levels: Any, share: Any, streams: int, event: Any) -> Any:
     """Device seconds per kernel when the branches of a stage run in at most `streams` streams.
 
     A stage with several branches takes, over s = 1 … streams, the least of: the longest of s streams (branches dealt
     longest first), but at least the longest chain of kernels that wait for one another, the unit-time Σ k·share its
     kernels occupy and the time each memory level needs for all their bytes, plus two events per further stream. Its
-    kernels are scaled down to that time. Never more than one stream takes.
+    kernels are scaled down to that time. Never more than one stream takes. given: seconds of every kernel alone.
+    levels: those of each memory level. share: of the units it keeps busy.
     """
-    seconds = np.array(costs.seconds, dtype=np.float64)
+    seconds = np.array(given)
     for stage in stages(table):
-        if len(stage.branches) < 2 or streams < 2 or not table.branches[stage.kernels[0]]:
+        if len(stage.branches) < 2 or not table.branches[stage.kernels[0]]:
             continue
-        serial = seconds[..., stage.kernels].sum(-1)
-        share = np.broadcast_to(costs.compute.share, seconds.shape)
-        floor = np.maximum((seconds * share)[..., stage.kernels].sum(-1), longest_chain(table, stage, seconds))
-        for level in costs.traffic.seconds:
-            floor = np.maximum(floor, np.broadcast_to(level, seconds.shape)[..., stage.kernels].sum(-1))
-        lengths = [seconds[..., branch].sum(-1) for branch in stage.branches]
-        order = sorted(range(len(lengths)), key=lambda i: -float(np.mean(lengths[i])))
+        serial = seconds[stage.kernels].sum()
+        floor = max((seconds * share)[stage.kernels].sum(), longest_chain(table, stage, seconds))
+        for level in levels:
+            floor = max(floor, level[stage.kernels].sum())
+        lengths = sorted((seconds[branch].sum() for branch in stage.branches), reverse=True)
         best = serial
         for count in range(2, min(streams, len(lengths)) + 1):
-            loads = [np.zeros_like(serial) for _ in range(count)]
-            for i in order:
-                target = min(range(count), key=lambda s: float(np.mean(loads[s])))
-                loads[target] = loads[target] + lengths[i]
-            longest = np.maximum.reduce(loads)
-            best = np.minimum(best, np.maximum(longest, floor) + 2.0 * event * (count - 1))
-        seconds[..., stage.kernels] *= (best / np.where(serial > 0, serial, 1.0))[..., None]
+            loads = [0.0] * count
+            for length in lengths:
+                loads[loads.index(min(loads))] += length
+            best = min(best, max(max(loads), floor) + 2.0 * event * (count - 1))
+        seconds[stage.kernels] *= best / serial if serial > 0 else 1.0
     return seconds
 
 
-def by_phase(table: KernelTable, values: Any) -> dict[str, Any]:
+def by_phase(table: KernelTable, values: Any) -> dict[str, float]:
     """Values of kernels added up per phase."""
-    values = np.asarray(values)
-    return {name: values[..., table.phase == code].sum(-1) for code, name in enumerate(PHASES)}
+    sums = np.bincount(table.phase, weights=values, minlength=len(PHASES))
+    return dict(zip(PHASES, sums.tolist(), strict=True))

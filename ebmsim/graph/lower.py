@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
 from typing import Any
@@ -37,14 +37,11 @@ class KernelTable:
     """Kernels in launch order. All arrays have one entry per kernel, accesses one entry per tensor touched.
 
     flops, special, random: operations. product: batch, m, n, k (k = 0 without a product). chained: 1 where its first
-    operand is made on the chip. window: kernel, stride,
-    height, width of a convolution (0 for others). bytes in B. An access is a
-    read, or a write of what is read later: `distance` is the bytes touched since the tensor was last touched (reads) or
-    until it is last read (writes), inf where it was not touched before; `cold` the same in a first step. Distances are
-    kept to an eighth of an octave, rounded up, so that alike kernels become equal. Equal kernels are counted once:
-    `order` gives for every kernel its row among the `distinct` ones, `product_order` the row of its product among the
-    different products, which `product_first` points at. `awaited`: pairs of a kernel and an earlier one of another
-    branch whose result it reads.
+    operand is made on the chip. window: kernel, stride, height, width of a convolution (0 for others). bytes in B. An
+    access is a read, or a write of what is read later: `distance` is the bytes touched since the tensor was last
+    touched (reads) or until it is last read (writes), inf where it was not touched before; `cold` the same in a first
+    step. Distances are kept to an eighth of an octave, rounded up, so that alike kernels become equal. awaited: pairs
+    of a kernel and an earlier one of another branch whose result it reads.
     """
 
     names: tuple[str, ...]
@@ -72,16 +69,7 @@ class KernelTable:
     element_bytes: float
     weight_bytes: float
     live_bytes: float
-    order: Ints
-    distinct: KernelTable | None
-    product_first: Ints
-    product_order: Ints
     awaited: Ints
-
-    @property
-    def rows(self) -> KernelTable:
-        """The distinct kernels, each once."""
-        return self if self.distinct is None else self.distinct
 
     def __len__(self) -> int:
         return len(self.names)
@@ -158,7 +146,7 @@ class _Lowering:
         product = [w.product or (0, 0, 0, 0) for w in works]
         window = [w.window or (0, 0, 0, 0) for w in works]
         nodes = self.nodes
-        table = KernelTable(
+        return KernelTable(
             names=tuple([n.name for n in nodes]),
             ops=tuple([n.op for n in nodes]),
             lines=tuple([n.line for n in nodes]),
@@ -184,13 +172,8 @@ class _Lowering:
             element_bytes=size["float"],
             weight_bytes=sum({a[1]: a[2] for a in accesses if tensors[a[1]].role == "weight"}.values()),
             live_bytes=self._live(accesses),
-            order=np.arange(len(nodes)),
-            distinct=None,
-            product_first=np.arange(len(nodes)),
-            product_order=np.arange(len(nodes)),
             awaited=self._awaited(),
         )
-        return _with_distinct(table)
 
     def _awaited(self) -> Ints:
         """Pairs (kernel, earlier kernel of another branch whose result it reads)."""
@@ -251,66 +234,6 @@ def _rounded(distances: Sequence[float]) -> Floats:
     """Distances rounded up to an eighth of an octave; inf stays."""
     with np.errstate(divide="ignore"):
         return np.asarray(2.0 ** (np.ceil(8.0 * np.log2(_floats(distances))) / 8.0), dtype=np.float64)
-
-
-_PER_KERNEL = ("category", "phase", "flops", "special", "random", "product_flops", "chained", "seconds")
-
-
-def _with_distinct(table: KernelTable) -> KernelTable:
-    """The table with its distinct kernels found: equal in every figure a cost formula reads, accesses included."""
-    count = len(table)
-    crosses = [op in ("to_device", "to_host") for op in table.ops]
-    columns = [getattr(table, name) for name in _PER_KERNEL]
-    columns += [*table.product, *table.window, table.read, table.written]
-    keys = np.stack([*columns, np.array(crosses, dtype=np.float64)]).T if count else np.zeros((0, 1))
-    touched = np.stack([table.access_bytes, table.distance, table.cold, table.access_weight])
-    starts = np.searchsorted(table.access_kernel, np.arange(count + 1))
-    seen: dict[tuple[bytes, bytes], int] = {}
-    first: list[int] = []
-    order = np.empty(count, dtype=np.int64)
-    for i in range(count):
-        key = (keys[i].tobytes(), touched[:, starts[i] : starts[i + 1]].tobytes())
-        row = seen.setdefault(key, len(first))
-        if row == len(first):
-            first.append(i)
-        order[i] = row
-    chosen = np.array(first, dtype=np.int64)
-    which = [np.arange(starts[i], starts[i + 1]) for i in first]
-    accesses = np.concatenate(which) if which else np.zeros(0, dtype=np.int64)
-    distinct = replace(
-        table,
-        names=tuple([table.names[i] for i in first]),
-        ops=tuple([table.ops[i] for i in first]),
-        lines=tuple([table.lines[i] for i in first]),
-        branches=tuple([table.branches[i] for i in first]),
-        product=table.product[:, chosen],
-        window=table.window[:, chosen],
-        read=table.read[chosen],
-        read_weights=table.read_weights[chosen],
-        written=table.written[chosen],
-        access_kernel=np.repeat(np.arange(len(first)), [len(w) for w in which]),
-        access_bytes=table.access_bytes[accesses],
-        access_weight=table.access_weight[accesses],
-        distance=table.distance[accesses],
-        cold=table.cold[accesses],
-        order=np.arange(len(first)),
-        **{name: getattr(table, name)[chosen] for name in _PER_KERNEL},
-    )
-    alike = np.stack([distinct.category, distinct.phase, distinct.chained, *distinct.window, *distinct.product])
-    _, leaders, groups = np.unique(alike, axis=1, return_index=True, return_inverse=True)
-    distinct = replace(distinct, product_first=leaders, product_order=groups.reshape(-1))
-    return replace(table, order=order, distinct=distinct)
-
-
-def products_of(table: KernelTable) -> KernelTable:
-    """One kernel for each different product of a table (its other figures are not to be used)."""
-    chosen = table.product_first
-    return replace(
-        table,
-        product=table.product[:, chosen],
-        window=table.window[:, chosen],
-        **{name: getattr(table, name)[chosen] for name in _PER_KERNEL},
-    )
 
 
 def _floats(values: Sequence[Any]) -> Floats:

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ebmsim.cost.compute import vector_rate
-from ebmsim.cost.machine import machine_of
-from ebmsim.cost.products import dtypes, product_rate, product_ways
+from ebmsim.cost.products import choices, dtypes, product_rate
 from ebmsim.errors import Problem, SpecError, suggest
 from ebmsim.graph.lower import CATEGORIES, PHASES
 from ebmsim.units import format_quantity
@@ -78,39 +77,27 @@ def _s(value: Any) -> str:
 
 
 def _compute(e: Estimate, i: int) -> list[str]:
-    t, costs, machine = e.timing.table, e.timing.costs, machine_of(e.hardware)
+    p = e.timing.priced
+    machine, row = p.machine, e.timing.pass_.order[i]
     lines = []
     units = f"{machine.units:g} units at {format_quantity(machine.clock, 'frequency')}"
-    if t.product[3, i] and costs.compute.options:
+    product = int(p.rows.product[row])
+    if product >= 0 and e.policy.fidelity != "roofline":
         names = dtypes(e.profile, machine, e.policy)
-        dtype = names.get(int(t.category[i]), "")
-        rate = float(np.broadcast_to(product_rate(t, machine, names), len(t))[i])
-        ways = product_ways(t, machine, e.profile, e.policy)
-        best = int(costs.compute.option[i])
+        dtype = names.convolution if p.rows.products.convolution[product] else names.matmul
+        rate = float(product_rate(p.rows.products, machine, names)[product])
+        choice = choices(p.rows.products, p.ways, machine, e.profile, e.policy)[product]
         lines.append(f"  compute   {dtype} at {rate:,.1f} FLOPs per unit and cycle, {units}")
-        lines.append(f"            best of {len(ways.names)} ways: {ways.names[best]}")
-        first, second, math, moved = (_at(v, best, i) for v in ways.detail)
-        if machine.organisation == "systolic":
-            lines.append(
-                f"            {_n(first)} folds, {_n(second)} on each array, one streamed vector a cycle: {_s(math)}"
-            )
-        else:
-            lines.append(
-                f"            {_n(first)} tiles in {second:,.4g} waves: arithmetic {_s(math)}, operands {_s(moved)}"
-            )
+        systolic = machine.organisation == "systolic"
+        parts, rounds = ("folds", "on each array") if systolic else ("tiles", "waves")
+        lines.append(f"            best way: {choice.name}: {_n(choice.parts)} {parts}, {choice.rounds:,.4g} {rounds}")
     else:
         rate = vector_rate(machine, e.policy)
         lines.append(
             f"  compute   {rate:,.1f} FLOPs, {machine.special:,.1f} transcendental per unit and cycle, {units}"
         )
-    lines.append(f"            = {_s(costs.compute.seconds[i])}")
+    lines.append(f"            = {_s(e.timing.costs.compute[i])}")
     return lines
-
-
-def _at(values: Any, way: int, kernel: int) -> float:
-    """One entry of a detail."""
-    row = values[way if np.ndim(values) else ...]
-    return float(row[kernel] if np.ndim(row) and row.shape[-1] > 1 else np.ravel(row)[0])
 
 
 def _memory(e: Estimate, i: int) -> list[str]:
@@ -119,10 +106,9 @@ def _memory(e: Estimate, i: int) -> list[str]:
     levels = {level.name: level for level in e.hardware.memory}
     for name, amount, seconds in zip(costs.traffic.levels, costs.traffic.bytes, costs.traffic.seconds, strict=True):
         level = levels[name]
-        value = np.broadcast_to(amount, len(t))[i]
         rate = format_quantity(level.bandwidth, "bandwidth")
         full = " (full bandwidth)" if e.policy.fidelity == "roofline" else f" × {level.efficiency:g}"
-        lines.append(f"  {name:<9} {_b(value)} / ({rate}{full}) = {_s(np.broadcast_to(seconds, len(t))[i])}")
+        lines.append(f"  {name:<9} {_b(amount[i])} / ({rate}{full}) = {_s(seconds[i])}")
     mine = t.access_kernel == i
     shown = ", ".join("first touch" if not np.isfinite(d) else _b(d) for d in t.distance[mine])
     lines.append(f"            bytes since each tensor was last touched: {shown}")
@@ -132,18 +118,18 @@ def _memory(e: Estimate, i: int) -> list[str]:
 def _total(e: Estimate, i: int) -> list[str]:
     t, timing = e.timing.table, e.timing
     costs = timing.costs
-    fixed = float(np.broadcast_to(costs.fixed, len(t))[i])
+    fixed = float(costs.fixed[i])
     rule = f"knee p = {e.profile.knee:g}" if t.product[3, i] else "the larger"
     if e.policy.fidelity == "roofline":
         rule = "the larger"
     lines = [
-        f"  device    {_s(fixed)} fixed + {rule} of compute {_s(costs.compute.seconds[i])} and memory "
+        f"  device    {_s(fixed)} fixed + {rule} of compute {_s(costs.compute[i])} and memory "
         f"{_s(costs.memory[i])} = {_s(timing.device[i])}",
         f"  host      {_s(timing.host[i])} to issue it",
         f"  time      {_s(timing.advance[i])} of the step's {_s(timing.seconds)}, bound by {e.bound_of_kernels()[i]}",
     ]
-    if timing.throttled > 1.0:
-        lines.append(f"            stretched {timing.throttled:.3f} times: the step would exceed the power limit")
+    if timing.stretched > 1.0:
+        lines.append(f"            stretched {timing.stretched:.3f} times: the step would exceed the power limit")
     return lines
 
 
@@ -165,5 +151,6 @@ def _used(e: Estimate, i: int, path: str) -> bool:
     t = e.timing.table
     if not t.product[3, i]:
         return path in ("vector.special", "vector.random", f"vector.peak.{e.policy.dtype}")
-    names = dtypes(e.profile, machine_of(e.hardware), e.policy)
-    return path == f"matrix.peak.{names.get(int(t.category[i]), '')}"
+    names = dtypes(e.profile, e.timing.priced.machine, e.policy)
+    is_convolution = CATEGORIES[t.category[i]] == "convolution"
+    return path == f"matrix.peak.{names.convolution if is_convolution else names.matmul}"

@@ -272,7 +272,7 @@ def test_show(workload: str, capsys: Capture) -> None:
 def test_explain(capsys: Capture) -> None:
     assert "conv2d" in answer(capsys, "explain", *SMALL)
     found = ebmsim.estimate(loaded("workload", "ebm_imp"), loaded("hardware", "rtx5090"))
-    name = found.lowered.step.names[0]
+    name = found.lowered.step.table.names[0]
     assert name in answer(capsys, "explain", "ebm_imp", name, *SMALL[1:])
 
 

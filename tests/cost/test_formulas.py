@@ -10,16 +10,19 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from ebmsim.cost.machine import machine_of
-from ebmsim.cost.products import _tiled, _transformed
+from ebmsim.cost.machine import Machine, machine_of
+from ebmsim.cost.products import Arithmetic, way_seconds
 from ebmsim.cost.schedule import Stage, completion, first_pass, longest_chain, steady_pass
 from ebmsim.cost.systolic import fold_cycles
 from ebmsim.cost.traffic import hit
+from ebmsim.cost.ways import Ways, ways_of
 from ebmsim.graph.compose import compose
 from ebmsim.graph.graph import Graph, Node
 from ebmsim.graph.lower import BYTES, lower, view_roots
 from ebmsim.graph.operators.table import OPERATORS, WORK
+from ebmsim.graph.rows import Products
 from ebmsim.spec.library import load_hardware, load_profile
+from ebmsim.spec.policy import Profile
 from ebmsim.spec.workload import Workload
 
 SECONDS = st.floats(0, 10, allow_subnormal=False)
@@ -151,57 +154,87 @@ def test_fold_cycles_are_those_of_a_walk(folds: int, streamed: int, rows: int, c
 
 PRODUCTS = st.tuples(st.integers(1, 4), st.integers(1, 300), st.integers(1, 300), st.integers(1, 600))
 CUDA = load_profile("torch-cuda")
+FP32 = Arithmetic("fp32", "fp32")
+RATE = 256.0
+
+
+def one_product(product: tuple[int, ...], size: float, window: tuple[int, ...] = (0, 0, 0, 0)) -> Products:
+    columns = [np.array(values, dtype=float).reshape(4, 1) for values in (product, window)]
+    return Products(columns[0], columns[1], np.array([window[0] > 0]), np.array([False]), np.zeros(1), size)
+
+
+def only(**changes: Any) -> Profile:
+    """The CUDA profile with some of its choices taken away."""
+    return CUDA.model_copy(update=changes)
+
+
+def timed(products: Products, profile: Profile, **figures: Any) -> tuple[Ways, Any, Machine]:
+    """The ways of a product, and their seconds on an RTX 5090 with figures changed, 256 FLOPs per unit and cycle."""
+    machine = machine_of(load_hardware("rtx5090"))
+    machine = replace(machine, matrix=dict.fromkeys(machine.matrix, RATE), **figures)
+    ways = ways_of(products, profile)
+    return ways, way_seconds(products, ways, machine, profile, FP32), machine
 
 
 @given(PRODUCTS, st.sampled_from(CUDA.tiles), st.sampled_from([1, 2, 4]), st.integers(1, 40))
 def test_waves_are_those_of_a_loop(product: tuple[int, ...], tile: list[float], parts: int, units: int) -> None:
-    """Tiles dealt to units one by one; a wave takes one tile's cycles, a last one that is not full its share."""
-    machine = replace(machine_of(load_hardware("rtx5090")), units=units)
-    profile = CUDA.model_copy(update={"split_k": [parts]})
+    """Tiles dealt to units one by one; a wave takes one tile's cycles, a last one in part."""
     b, m, n, k = product
+    profile = only(split_k=[parts], tiles=[tile])
+    ways, found, machine = timed(one_product(product, 4.0), profile, units=units)
+    if parts > 1 and k < 2 * parts * profile.inner:
+        assert len(found) == 0
+        return
     rows, columns, fraction = int(tile[0]), int(tile[1]), tile[2]
-    ways = _tiled(np.array(product, dtype=float).reshape(4, 1), machine, profile, 1000.0, [tile], 4.0)
-    tiles, waves, math_seconds, _ = (np.asarray(x).item() for x in ways.detail)
-    count = sum(1 for _ in range(b) for _ in range(0, m, rows) for _ in range(0, n, columns) for _ in range(parts))
     load = [0] * units
-    for index in range(count):
-        load[index % units] += 1
-    assert tiles == count
-    even = max(1.0, count / units)
-    assert waves == pytest.approx(profile.last_wave * max(load) + (1 - profile.last_wave) * even)
-    assert ways.share.item() == pytest.approx(min(1, count / units))
+    count = 0
+    for _ in range(b):
+        for _ in range(0, m, rows):
+            for _ in range(0, n, columns):
+                for _ in range(parts):
+                    load[count % units] += 1
+                    count += 1
+    assert ways.tiles.tolist() == [count]
+    waves = profile.last_wave * max(load) + (1 - profile.last_wave) * max(1.0, count / units)
     inner = next(i for i in range(0, 10_000, profile.inner) if i * parts >= k)
-    # Elements of both operands that one tile takes in, walked.
-    taken = sum(1 for _ in range(min(rows, m))) + sum(1 for _ in range(min(columns, n)))
-    cycles = [2 * rows * columns * inner / (1000.0 * fraction), inner * profile.loop, inner * taken * 4 / profile.feed]
-    assert math_seconds == pytest.approx(waves * (max(cycles) + profile.prologue) / machine.clock)
-    assert (ways.seconds.item() == math.inf) == (parts > 1 and k < 2 * parts * profile.inner)
-    assert math_seconds >= 2 * b * m * n * k / (1000.0 * machine.clock * units) * (1 - 1e-12)
-
-
-@given(PRODUCTS, st.integers(1, 40), st.booleans())
-def test_operands_are_those_of_a_loop_over_tiles(product: tuple[int, ...], units: int, chained: bool) -> None:
-    """Every tile fetches its rows of one operand, unless it made them itself, and its columns of the other, once."""
-    b, m, n, k = product
-    machine = replace(machine_of(load_hardware("rtx5090")), units=units)
-    rows, columns = 64, 128
-    ways = _tiled(
-        np.array(product, dtype=float).reshape(4, 1),
-        machine,
-        CUDA.model_copy(update={"split_k": [1]}),
-        1e9,
-        [[rows, columns, 1.0]],
-        2.0,
-        1.0 - chained,
-    )
+    taken = inner * (min(rows, m) + min(columns, n)) * 4 / profile.feed
+    cycles = max(2 * rows * columns * inner / (RATE * fraction), inner * profile.loop, taken) + profile.prologue
+    l2 = machine.levels[-2]
     fetched = sum(
-        k * ((0 if chained else min(rows, m - i)) + min(columns, n - j)) * 2
+        k * (min(rows, m - i) + min(columns, n - j)) * 4
         for _ in range(b)
         for i in range(0, m, rows)
         for j in range(0, n, columns)
     )
-    l2 = machine.levels[-2]
-    assert np.asarray(ways.detail[3]).item() == pytest.approx(fetched / (l2.bandwidth * l2.efficiency))
+    partial = 8 * parts * b * m * n / (l2.bandwidth * l2.efficiency) + profile.split_time if parts > 1 else 0.0
+    expected = max(waves * cycles / machine.clock, fetched / (l2.bandwidth * l2.efficiency)) + partial
+    assert found.tolist() == pytest.approx([expected])
+    assert found[0] >= 2 * b * m * n * k / (RATE * machine.clock * units) * (1 - 1e-12)
+
+
+@given(PRODUCTS)
+def test_an_operand_made_on_the_chip_is_not_fetched(product: tuple[int, ...]) -> None:
+    b, _, n, k = product
+    tile = [[64, 128, 1.0]]
+    products = replace(one_product(product, 2.0), chained=np.ones(1))
+    ways = ways_of(products, only(tiles=tile, split_k=[1]))
+    rows = len(range(0, product[1], 64))
+    assert ways.operands.tolist() == [b * rows * n * k * 2.0]
+
+
+@given(PRODUCTS, st.integers(1, 300), st.floats(1e8, 1e10), st.floats(1e9, 1e14), st.sampled_from([2.0, 4.0]))
+def test_ways_left_out_are_never_the_best(
+    product: tuple[int, ...], units: int, clock: float, bandwidth: float, size: float
+) -> None:
+    """The best of the ways kept is the best of all, tile by tile and part by part."""
+    products = one_product(product, size)
+    levels = machine_of(load_hardware("rtx5090")).levels
+    levels = (*levels[:-2], replace(levels[-2], bandwidth=bandwidth), levels[-1])
+    figures = {"units": units, "clock": clock, "levels": levels}
+    kept = timed(products, CUDA, **figures)[1].min()
+    singles = [only(tiles=[tile], split_k=[parts]) for tile in CUDA.tiles for parts in CUDA.split_k]
+    every = [timed(products, single, **figures)[1] for single in singles]
+    assert kept == min(seconds.min() for seconds in every if len(seconds))
 
 
 @given(st.integers(1, 3), st.integers(1, 9), st.integers(1, 9), st.integers(1, 20), st.integers(1, 20))
@@ -214,21 +247,20 @@ def test_winograd_multiplies_every_point_of_every_tile(
     tiles = sum(1 for _ in range(images) for _ in range(0, height, q) for _ in range(0, width, q))
     points = sum(1 for _ in range(q + r - 1) for _ in range(q + r - 1))
     assert (winograd.points, winograd.saving) == (points, q * q * r * r / points)
-    table: Any = SimpleNamespace(
-        product=np.array([1.0, images * height * width, filters, channels * r * r]).reshape(4, 1),
-        window=np.array([r, 1.0, height, width]).reshape(4, 1),
-        element_bytes=4.0,
-    )
-    machine = machine_of(load_hardware("rtx5090"))
-    ways = _transformed(table, machine, CUDA, 256.0, "winograd", winograd)
-    product = np.array([points, tiles, filters, channels], dtype=float).reshape(4, 1)
-    inside = _tiled(product, machine, CUDA, 256.0 * winograd.fraction, CUDA.convolution_tiles)
+    tile = CUDA.convolution_tiles[-1]
+    profile = only(convolution_tiles=[tile], split_k=[1])
+    product = (1, images * height * width, filters, channels * r * r)
+    ways, found, machine = timed(one_product(product, 4.0, (r, 1, height, width)), profile)
+    # The same products, batched, without the transforms.
+    inside = only(tiles=[[*tile[:2], tile[2] * winograd.fraction]], split_k=[1], feed=1e30)
+    levels = (*machine.levels[:-2], replace(machine.levels[-2], bandwidth=1e30), machine.levels[-1])
+    _, alone, _ = timed(one_product((points, tiles, filters, channels), 4.0), inside, levels=levels)
     moved = 2 * 4 * points * (tiles * channels + tiles * filters + channels * filters)
     l2 = machine.levels[-2]
-    extra = moved / (l2.bandwidth * l2.efficiency * winograd.transforms)
-    extra += 3 * (CUDA.kernel_time + CUDA.kernel_cycles / machine.clock)
-    legal = np.isfinite(inside.seconds)
-    assert ways.seconds[legal] == pytest.approx(inside.seconds[legal] + extra)
+    transforms = moved / (l2.bandwidth * l2.efficiency * winograd.transforms)
+    launches = 3 * (CUDA.kernel_time + CUDA.kernel_cycles / machine.clock)
+    of_winograd = found[ways.algorithm == 0]
+    assert of_winograd.tolist() == pytest.approx((alone + transforms + launches).tolist())
 
 
 # --- reuse and liveness ---------------------------------------------------------------------------------------------

@@ -173,7 +173,7 @@ def test_what_runs_once_is_not_in_a_steps_figures() -> None:
     kept, every = (lowered(workload({"net": net})) for net in (KEPT, plain))
     assert every.components[0].flops - kept.components[0].flops == 4 * 6
     assert [c.parameters for c in kept.components] == [c.parameters for c in every.components]
-    assert len(every.step) - len(kept.step) == 2
+    assert len(every.step.table) - len(kept.step.table) == 2
 
 
 def test_weights_behind_what_runs_once_are_trained() -> None:
@@ -217,8 +217,8 @@ def test_host_time_per_chain_counts_the_chains_of_a_launch() -> None:
     ]
     w = workload(sampler={"sample": {"x": [6]}, "program": program})
     for mode, seconds in (("batched", 3 * 0.25), ("sequential", 0.25)):
-        (table, repeat) = lowered(w, chain_mode=mode).once[-1]
-        assert (table.seconds.sum(), repeat) == (seconds, 1)
+        last = lowered(w, chain_mode=mode).once[-1]
+        assert (last.table.seconds.sum(), last.repeat) == (seconds, 1)
 
 
 # --- Training --------------------------------------------------------------------------------------------------------
@@ -235,8 +235,9 @@ def test_training_may_set_parameters() -> None:
     assert one.size.parameters == 2 * parameters and one.size.trained == 0
     assert one.training_size == alone.training_size and one.training_size.trained == parameters
     assert one.iteration is not None and alone.iteration is not None
-    assert one.iteration.names == alone.iteration.names
-    assert one.training_one_chain.names == alone.one_chain.names != one.one_chain.names
+    assert one.iteration.table.names == alone.iteration.table.names
+    names = [pass_.table.names for pass_ in (one.training_one_chain, alone.one_chain, one.one_chain)]
+    assert names[0] == names[1] != names[2]
 
 
 def test_conditions_of_training() -> None:

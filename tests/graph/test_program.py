@@ -254,7 +254,7 @@ def test_memory_counts_what_each_phase_holds(toy) -> None:
     live = CHAINS * 2 * 1000  # what the decoder writes and its copy on the way to the host
     assert e.memory["inference_bytes"] == 4 * (size.parameters + inputs + live)
     states = size.parameters + inputs + 3 * network + 7 * WIDTH + WIDTH
-    assert e.memory["training_bytes"] == 4 * states + e.lowered.iteration.live_bytes
+    assert e.memory["training_bytes"] == 4 * states + e.lowered.iteration.table.live_bytes
 
 
 def test_memory_of_training_holds_a_sampling_step_where_there_is_one(toy) -> None:

@@ -1,0 +1,155 @@
+"""Ways to compute matrix products and convolutions on tiled units, as figures no device changes."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ebmsim.graph.lower import Floats, Ints
+from ebmsim.graph.rows import Products
+from ebmsim.spec.policy import Algorithm, Profile, Tiles
+
+PARTIAL_SUM_BYTES = 4.0
+# Launches of a transformed convolution beside its products: images, filters and results are transformed.
+TRANSFORM_LAUNCHES = 3.0
+
+
+class Ways(NamedTuple):
+    """Ways in which products can be computed, those of one product side by side from its `start` on.
+
+    product: whose way it is. tiles: output tiles of all waves. flops: FLOPs of one tile at full rate, edges and the
+    fraction of peak included. floor: cycles of a tile's inner axis at least. operands: bytes from the shared level
+    beside arithmetic. extra: bytes after it (partial sums, transforms). launches: of more kernels. parts: whether the
+    inner axis is split. name: into `names`. algorithm: into `algorithms`, -1 for the direct ways.
+    """
+
+    names: tuple[str, ...]
+    algorithms: tuple[Algorithm, ...]
+    start: Ints
+    product: Ints
+    tiles: Floats
+    flops: Floats
+    floor: Floats
+    operands: Floats
+    extra: Floats
+    launches: Floats
+    split: Floats
+    name: Ints
+    algorithm: Ints
+
+
+_FIGURES = ("tiles", "flops", "floor", "operands", "extra", "launches", "split")
+
+
+def ways_of(products: Products, profile: Profile) -> Ways:
+    """Every way the profile knows for every product, without those that no device could prefer.
+
+    A way is left out when another one of the same product, direct or of the same algorithm, is at most as large in
+    every figure: time grows with each of them.
+    """
+    names: list[str] = []
+    found: list[dict[str, Any]] = []
+    algorithms = tuple(profile.algorithms.values())
+    b, m, n, k = products.shape
+    size = products.element_bytes
+
+    def add(applies: Any, algorithm: int, prefix: str, given: tuple[list[str], dict[str, Any]]) -> None:
+        labels, figures = given
+        legal = figures.pop("legal") & applies
+        for column in figures:
+            figures[column] = np.broadcast_to(figures[column], legal.shape)
+        kept = _undominated(np.stack([figures[column] for column in _FIGURES]), legal)
+        which, product = np.nonzero(kept)
+        columns = {column: values[which, product] for column, values in figures.items()}
+        name = which + len(names)
+        found.append({**columns, "product": product, "name": name, "algorithm": np.full(len(name), algorithm)})
+        names.extend(prefix + label for label in labels)
+
+    is_convolution = products.convolution
+    add(~is_convolution, -1, "", _tiled((b, m, n, k), profile, profile.tiles, size, 1.0 - products.chained))
+    if is_convolution.any():
+        add(is_convolution, -1, "", _tiled((b, m, n, k), profile, profile.convolution_tiles, 0.0))
+        for index, (name, algorithm) in enumerate(profile.algorithms.items()):
+            given = _transformed(products, profile, algorithm)
+            add(is_convolution & takes(products, algorithm), index, f"{name}, ", given)
+    order = np.argsort(np.concatenate([part["product"] for part in found]), kind="stable")
+    columns = {key: np.concatenate([part[key] for part in found])[order] for key in found[0]}
+    start = np.searchsorted(columns["product"], np.arange(len(products)))
+    return Ways(tuple(names), algorithms, start, **columns)
+
+
+def _undominated(figures: Any, legal: Any) -> Any:
+    """Ways (figures × ways × products) that no other legal way is at most as large as in every figure.
+
+    Of equal ways the first is kept.
+    """
+    kept = legal.copy()
+    count = legal.shape[0]
+    index = np.arange(count)[:, None]
+    for way in range(count):
+        ours = figures[:, way]
+        no_larger = (figures <= ours[:, None]).all(0)
+        equal = (figures == ours[:, None]).all(0)
+        better = no_larger & legal & (~equal | (index < way))
+        kept[way] &= ~better.any(0)
+    return kept
+
+
+def takes(products: Products, algorithm: Algorithm) -> Any:
+    """Products that an algorithm could compute."""
+    kernel, stride, _, _ = products.window
+    return (kernel == algorithm.kernel) & (stride == algorithm.stride) & (products.shape[0] == 1)
+
+
+def _tiled(
+    product: tuple[Any, ...], profile: Profile, tiles: Tiles, operand_bytes: float, fetched: Any = 1.0
+) -> tuple[list[str], dict[str, Any]]:
+    """Output tiles of M rows and N columns, the inner axis in s parts (ways × products).
+
+        tiles    = b ⌈m/M⌉ ⌈n/N⌉ s         flops = 2 M N k' / fraction
+        floor    = max(k' · loop, k' (M' + N') e / feed)
+        operands = b k (m ⌈n/N⌉ + n ⌈m/M⌉) e          extra = [s > 1] 8 s b m n
+
+    k' = ⌈k/s⌉ padded to the profile's `inner`, M' = min(M, m), N' = min(N, n); partial sums of 4 bytes are written and
+    read. Operands of convolutions are not counted (operand_bytes 0): the taps of a window share them; nor is the first
+    operand where it is made on the chip (fetched 0). Not counted: several tiles on a unit at a time, stream-K,
+    swizzling. Source of the form: docs/assumptions.md.
+    """
+    b, m, n, k = product
+    choices = [(*tile, s) for tile in tiles for s in profile.split_k]
+    rows, columns, fraction, parts = (np.array(c, dtype=np.float64)[:, None] for c in zip(*choices, strict=True))
+    inner = np.ceil(np.ceil(k / parts) / profile.inner) * profile.inner
+    down, across = np.ceil(m / rows), np.ceil(n / columns)
+    taken = (np.minimum(rows, m) * fetched + np.minimum(columns, n)) * (operand_bytes / profile.feed)
+    figures = {
+        "tiles": b * down * across * parts,
+        "flops": 2.0 * rows * columns * inner / fraction,
+        "floor": inner * np.maximum(profile.loop, taken),
+        "operands": b * k * (m * across * fetched + n * down) * operand_bytes,
+        "extra": np.where(parts > 1, 2.0 * PARTIAL_SUM_BYTES * parts * b * m * n, 0.0),
+        "launches": 0.0,
+        "split": (parts > 1).astype(np.float64),
+        # More parts than pairs of inner steps make no sense.
+        "legal": (parts == 1) | (k >= 2.0 * parts * profile.inner),
+    }
+    return [f"{r:g}×{c:g} tiles" + (f", inner axis in {s} parts" if s > 1 else "") for r, c, _, s in choices], figures
+
+
+def _transformed(products: Products, profile: Profile, algorithm: Algorithm) -> tuple[list[str], dict[str, Any]]:
+    """Winograd's convolution F(q × q, r × r): (q + r - 1)² products over ⌈h/q⌉ ⌈w/q⌉ tiles of every image.
+
+    Images, filters and results are transformed by kernels of their own: 2 (V + U + G) bytes at a share of the shared
+    level's bandwidth, V, U and G the transformed images, results and filters. Source: Lavin and Gray, arXiv:1509.09308.
+    """
+    _, m, n, k = products.shape
+    window, _, height, width = products.window
+    q, points = algorithm.output, float(algorithm.points)
+    tiles = m / np.maximum(height * width, 1.0) * np.ceil(height / q) * np.ceil(width / q)
+    channels = k / np.maximum(window * window, 1.0)
+    labels, figures = _tiled((points, tiles, n, channels), profile, profile.convolution_tiles, 0.0)
+    moved = 2.0 * points * (tiles * channels + tiles * n + channels * n) * products.element_bytes
+    figures["flops"] = figures["flops"] / algorithm.fraction
+    figures["extra"] = figures["extra"] + moved / algorithm.transforms
+    figures["launches"] = TRANSFORM_LAUNCHES
+    return labels, figures

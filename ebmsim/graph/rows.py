@@ -1,0 +1,180 @@
+"""The kernels of several passes without repetition: equal ones counted once, in the columns that formulas read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ebmsim.graph.lower import CATEGORIES, PHASES, Floats, Ints, KernelTable
+
+Flags = npt.NDArray[np.bool_]
+CONVOLUTION = CATEGORIES.index("convolution")
+# What the cost of a kernel depends on of its phase: not backward, to the input, to the weights.
+FORWARD, TO_INPUT, TO_WEIGHTS = 0, 1, 2
+_BACK = np.array([{"backward-input": TO_INPUT, "backward-weight": TO_WEIGHTS}.get(p, FORWARD) for p in PHASES])
+_COPIES = ("to_device", "to_host")
+
+
+@dataclass(frozen=True)
+class Products:
+    """The different matrix products of some rows, along the last axis.
+
+    shape: batch, m, n, k. window: kernel, stride, height and width written of a convolution, else 0. convolution,
+    to_input: whether it is one, and whether it is of the backward pass to the input. chained: 1 where the first operand
+    is made on the chip.
+    """
+
+    shape: Floats
+    window: Floats
+    convolution: Flags
+    to_input: Flags
+    chained: Floats
+    element_bytes: float
+
+    def __len__(self) -> int:
+        return len(self.convolution)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Distinct kernels, one entry each. back: FORWARD, TO_INPUT or TO_WEIGHTS. flops: those outside products.
+
+    moved, written: bytes. crosses: a copy over the host link. seconds: work on the host of a stated time. product: the
+    entry of its product among `products`, -1 without one. The accesses of row i are those from access_start[i] on:
+    bytes, which of `distances` the tensor was last touched at, and bytes of the weights it is one of (inf for others).
+    """
+
+    category: Ints
+    back: Ints
+    flops: Floats
+    product_flops: Floats
+    special: Floats
+    random: Floats
+    seconds: Floats
+    moved: Floats
+    written: Floats
+    crosses: Flags
+    product: Ints
+    products: Products
+    access_start: Ints
+    access_bytes: Floats
+    access_distance: Ints
+    access_set: Floats
+    distances: Floats
+    element_bytes: float
+
+    def __len__(self) -> int:
+        return len(self.category)
+
+
+def rows_of(passes: Sequence[tuple[KernelTable, bool]]) -> tuple[Rows, tuple[Ints, ...]]:
+    """The distinct kernels of some passes (table, whether it is a first one), and the row of every launch of each.
+
+    Equal: in every figure a cost formula reads, accesses included.
+    """
+    size = passes[0][0].element_bytes
+    columns = np.concatenate([_columns(table) for table, _ in passes])
+    parts = [_accesses(table, cold) for table, cold in passes]
+    touched = np.concatenate([part for part, _ in parts])
+    offsets = np.cumsum([0, *[len(part) for part, _ in parts]])
+    starts = np.concatenate([start + offset for (_, start), offset in zip(parts, offsets, strict=False)])
+    stops = np.append(starts[1:], len(touched)).tolist()
+    seen: dict[bytes, int] = {}
+    order = np.empty(len(columns), dtype=np.int64)
+    first: list[int] = []
+    keys, bounds = columns.tobytes(), touched.tobytes()
+    wide, deep = columns.itemsize * columns.shape[1], touched.itemsize * touched.shape[1]
+    for i, (start, stop) in enumerate(zip(starts.tolist(), stops, strict=True)):
+        key = keys[i * wide : (i + 1) * wide] + bounds[start * deep : stop * deep]
+        row = seen.setdefault(key, len(first))
+        if row == len(first):
+            first.append(i)
+        order[i] = row
+    counts = [len(table) for table, _ in passes]
+    orders = np.split(order, np.cumsum(counts)[:-1])
+    return _rows(columns[first], touched, starts, np.array(stops), np.array(first, dtype=np.int64), size), tuple(orders)
+
+
+def _columns(table: KernelTable) -> Floats:
+    """The figures of every kernel, one line each."""
+    return np.stack(
+        [
+            table.category.astype(np.float64),
+            _BACK[table.phase].astype(np.float64),
+            table.flops - table.product_flops,
+            table.product_flops,
+            table.special,
+            table.random,
+            table.seconds,
+            table.read + table.written,
+            table.written,
+            np.isin(table.ops, _COPIES).astype(np.float64),
+            *table.product,
+            *table.window,
+            table.chained,
+        ],
+        axis=1,
+    )
+
+
+def _accesses(table: KernelTable, cold: bool) -> tuple[Floats, Ints]:
+    """Bytes, distance and weight set of every access, and where those of each kernel start.
+
+    A kernel that touches nothing gets an access of 0 bytes, so that every kernel has one.
+    """
+    distance = table.cold if cold else table.distance
+    held = np.where(table.access_weight, table.weight_bytes, np.inf)
+    lines = np.stack([table.access_bytes, distance, held], axis=1)
+    starts = np.searchsorted(table.access_kernel, np.arange(len(table) + 1))
+    empty = np.flatnonzero(np.diff(starts) == 0)
+    if len(empty):
+        lines = np.insert(lines, starts[empty], [0.0, np.inf, np.inf], axis=0)
+        starts = starts + np.searchsorted(empty, np.arange(len(table) + 1))
+    return lines, starts[:-1]
+
+
+def _rows(columns: Floats, touched: Floats, starts: Ints, stops: Ints, first: Ints, size: float) -> Rows:
+    lengths = (stops - starts)[first]
+    begins = np.concatenate([[0], np.cumsum(lengths)])[:-1].astype(np.int64)
+    lines = touched[np.repeat(starts[first] - begins, lengths) + np.arange(int(lengths.sum()))]
+    distances, which = np.unique(lines[:, 1], return_inverse=True)
+    category, back = columns[:, 0].astype(np.int64), columns[:, 1].astype(np.int64)
+    shape, window, chained = columns[:, 10:14], columns[:, 14:18], columns[:, 18]
+    is_product = shape[:, 3] > 0
+    kinds = np.column_stack([category == CONVOLUTION, back == TO_INPUT, shape, window, chained])[is_product]
+    product = np.full(len(columns), -1, dtype=np.int64)
+    different, place = np.unique(kinds, axis=0, return_inverse=True)
+    product[is_product] = place.reshape(-1)
+    products = Products(
+        shape=np.ascontiguousarray(different[:, 2:6].T),
+        window=np.ascontiguousarray(different[:, 6:10].T),
+        convolution=different[:, 0] > 0,
+        to_input=different[:, 1] > 0,
+        chained=different[:, 10],
+        element_bytes=size,
+    )
+    figures: Any = np.ascontiguousarray(columns.T)
+    return Rows(
+        category=category,
+        back=back,
+        flops=figures[2],
+        product_flops=figures[3],
+        special=figures[4],
+        random=figures[5],
+        seconds=figures[6],
+        moved=figures[7],
+        written=figures[8],
+        crosses=figures[9] > 0,
+        product=product,
+        products=products,
+        access_start=begins,
+        access_bytes=np.ascontiguousarray(lines[:, 0]),
+        access_distance=which.reshape(-1),
+        access_set=np.ascontiguousarray(lines[:, 2]),
+        distances=distances,
+        element_bytes=size,
+    )

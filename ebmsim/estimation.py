@@ -297,11 +297,13 @@ def _training(lowered: Lowered, prices: Priced, step: Timing, one: Timing) -> di
     sampling_step = step if lowered.training_step is lowered.step else time_pass(lowered.training_step, prices)
     part = {name: float(np.sum(pass_.advance[lowered.parts[name]])) for name in _BACKWARD if name in lowered.parts}
     batch, steps, n = w.setting("training_batch"), w.setting("training_steps"), w.setting("iterations")
-    buffer = lowered.buffer_seconds(prices.machine, prices.policy)
+    if lowered.training_one_chain is not lowered.one_chain:
+        one = time_pass(lowered.training_one_chain, prices)
+    host = lowered.host_seconds(prices.machine, prices.policy)
     positive = part.get("backward_positive", part.get("second_order", 0.0))
     negative = part.get("backward_negative", 0.0)
     return {
-        "t_train": sampling.t_train(n, pass_.seconds + buffer, sampling_step.seconds, steps),
+        "t_train": sampling.t_train(n, pass_.seconds + host, sampling_step.seconds, steps),
         "t_train_eq7": sampling.t_train_eq7(n, positive, negative, one.seconds, batch, steps),
         "t_bwd_w_positive": positive,
         "t_bwd_w_negative": negative,
@@ -331,10 +333,11 @@ def _memory(lowered: Lowered, hardware: Hardware) -> dict[str, Any]:
     training = None
     if lowered.iteration is not None and lowered.training_step is not None:
         # Two moments, and the running average; gradients are alive among the activations.
-        states = 2 + (1 if lowered.workload.file.training and lowered.workload.file.training.average else 0)
+        states, trained = 2 + lowered.how.average, lowered.training_size
         samples = lowered.training_step.table.live_bytes if lowered.workload.setting("training_steps") else 0.0
         live = max(lowered.iteration.table.live_bytes, samples)
-        training = fixed + (size.training + states * size.trained) * e + live
+        held = trained.parameters + trained.training + trained.unused + trained.held
+        training = (held + states * trained.trained) * e + live
     capacity = hardware.memory[-1].capacity
     return {
         "inference_bytes": inference,
@@ -376,7 +379,7 @@ def _components(e: Estimate) -> list[dict[str, Any]]:
 
 
 def _forward(table: KernelTable, component: str) -> tuple[float, float]:
-    """FLOPs and unfused operator bytes of the first instance of a component, forward or once."""
-    mine = np.array([b == f"{component}[0]" for b in table.branches], dtype=np.bool_)
+    """FLOPs and unfused operator bytes of all instances of a component, forward or once."""
+    mine = np.array([b.partition("[")[0] == component for b in table.branches], dtype=np.bool_)
     mine &= (table.phase == FWD) | (table.phase == PHASES.index("once"))
     return float(table.flops[mine].sum()), float((table.read + table.written)[mine].sum())

@@ -12,21 +12,21 @@ import numpy as np
 from ebmsim.cost.machine import Machine
 from ebmsim.cost.schedule import synchronisations
 from ebmsim.cost.ways import Ways, ways_of
-from ebmsim.graph.compose import Composer, Program, compose
+from ebmsim.graph.compose import Composer, compose
 from ebmsim.graph.differentiate import differentiate
 from ebmsim.graph.fuse import fuse
-from ebmsim.graph.graph import Graph, Node
+from ebmsim.graph.graph import Graph, Node, Program
 from ebmsim.graph.lower import Floats, Ints, KernelTable, lower, work_of
 from ebmsim.graph.operators.table import OPERATORS
 from ebmsim.graph.rows import Rows, rows_of
-from ebmsim.graph.training import Iteration, compose_training
+from ebmsim.graph.training import How, Iteration, compose_training, how_trained
 from ebmsim.spec.expression import evaluate
 from ebmsim.spec.policy import Policy, Profile
 from ebmsim.spec.workload import Workload
 
 
 class ComponentFigures(NamedTuple):
-    """What a component is, per instance: parameters, and FLOPs of one forward for one chain.
+    """What a component is, per instance: parameters, and FLOPs of one forward for one chain (the mean of instances).
 
     A component without a chain axis is computed once for all chains; its FLOPs are all of them.
     """
@@ -41,15 +41,16 @@ class ComponentFigures(NamedTuple):
 class Size(NamedTuple):
     """Elements held: learned ones in use and allocated beside them, buffers, sample and inputs, one chain's sample.
 
-    trained: learned ones that training updates. training: learned ones that only training uses.
+    trained: learned ones that an optimiser updates, 0 where nothing is trained. training: learned ones that only
+    training uses.
     """
 
     parameters: int
     unused: int
     held: int
     sample: int
-    trained: int
-    training: int
+    trained: int = 0
+    training: int = 0
 
 
 class Pass(NamedTuple):
@@ -73,8 +74,9 @@ class Lowered:
 
     rows: the distinct kernels of all passes; ways: how their products can be computed. step: one steady step of one
     launch; first: the first one. plain: the step's kernels without fusion. once: what one inference does outside its
-    steps. one_chain: the step of a single chain. training_step, iteration: at the training batch. parts: which kernels
-    of the iteration belong to what.
+    steps. one_chain: the step of a single chain. training_step, iteration: at the training batch; training_size,
+    training_one_chain: size and one_chain of the workload as it is trained. parts: which kernels of the iteration
+    belong to what.
     """
 
     workload: Workload
@@ -92,14 +94,21 @@ class Lowered:
     training_step: Pass | None
     iteration: Pass | None
     parts: Mapping[str, Any]
+    training_size: Size
+    training_one_chain: Pass
+    how: How
 
-    def buffer_seconds(self, machine: Machine, policy: Policy) -> Any:
-        """Replay buffer per iteration: negatives to the host as bytes and back, the host waiting for the first copy."""
+    def host_seconds(self, machine: Machine, policy: Policy) -> Any:
+        """Work on the host per iteration and the replay buffer's copies, in s, the device waiting for both.
+
+        The buffer takes negatives to the host as bytes and gives others back; the host waits for the first copy.
+        """
         training, w = self.workload.file.training, self.workload
         if training is None or not evaluate(training.buffer, w.parameters) or policy.fidelity == "roofline":
-            return 0.0
+            return self.how.host_seconds
         amount = self.size.sample * w.setting("training_batch")
-        return 2 * (machine.host.link_latency + amount / machine.host.link_bandwidth) + machine.host.synchronise
+        copies = 2 * (machine.host.link_latency + amount / machine.host.link_bandwidth)
+        return self.how.host_seconds + copies + machine.host.synchronise
 
 
 def counted(order: Ints, rows: int) -> Floats:
@@ -131,27 +140,36 @@ def lower_workload(workload: Workload, policy: Policy, profile: Profile) -> Lowe
     if rows != 1:
         planned.append(("one_chain", _step(compose(workload, 1), policy.dtype, fuses)[0], False, 1))
     parts: dict[str, Any] = {}
-    trained = only = 0
+    how = how_trained(workload)
+    size = training_size = _size(workload, program)
     if workload.file.training is not None:
-        batch = workload.setting("training_batch")
-        if batch != rows:
-            planned.append(("training_step", _step(compose(workload, batch), policy.dtype, fuses)[0], False, 1))
+        batch, trained = workload.setting("training_batch"), workload.in_training()
+        alike = trained is workload
+        if not (alike and batch == rows):
+            planned.append(("training_step", _step(compose(trained, batch), policy.dtype, fuses)[0], False, 1))
         iteration = compose_training(workload)
         table, parts = _iteration(iteration, policy.dtype, fuses)
         planned.append(("iteration", table, False, 1))
-        trained = sum(iteration.graph.tensors[t].elements for t in iteration.weights)
-        in_both = program.weights.keys()
-        learned = [t for t in iteration.graph.tensors if t.role == "weight"]
-        only = sum(t.elements for t in learned if t.name not in in_both)
+        sampled = program
+        if not alike:
+            planned.append(("training_one_chain", _step(compose(trained, 1), policy.dtype, fuses)[0], False, 1))
+            sampled = compose(trained, rows)
+            training_size = _size(trained, sampled)
+        tensors = iteration.graph.tensors
+        elements = sum(tensors[t].elements for t in iteration.weights)
+        only = sum(t.elements for t in tensors if t.role == "weight" and t.name not in sampled.weights)
+        training_size = training_size._replace(trained=elements, training=only)
+        size = training_size if alike else size
     distinct, orders = rows_of([(table, cold) for _, table, cold, _ in planned])
     passes = [
         (role, Pass(table, order, counted(order, len(distinct)), synchronisations(table), not cold, repeat))
         for (role, table, cold, repeat), order in zip(planned, orders, strict=True)
     ]
     of = dict(passes)
+    one_chain = of.get("one_chain", of["step"])
     return Lowered(
         workload=workload,
-        size=_size(workload, program, trained, only),
+        size=size,
         components=_components(workload),
         chains=rows,
         launches=chains if sequential else 1,
@@ -161,14 +179,17 @@ def lower_workload(workload: Workload, policy: Policy, profile: Profile) -> Lowe
         step=of["step"],
         first=of["first"],
         once=tuple(pass_ for role, pass_ in passes if role == "once"),
-        one_chain=of.get("one_chain", of["step"]),
+        one_chain=one_chain,
         training_step=of.get("training_step", of["step"]) if "iteration" in of else None,
         iteration=of.get("iteration"),
         parts=parts,
+        training_size=training_size,
+        training_one_chain=of.get("training_one_chain", one_chain),
+        how=how,
     )
 
 
-def _size(workload: Workload, program: Program, trained: int, training: int) -> Size:
+def _size(workload: Workload, program: Program) -> Size:
     tensors = program.graph.tensors
     own = [tensors[t] for t in program.weights.values()]
     outside = [t for t in tensors if t.role in ("sample", "input")]
@@ -183,8 +204,6 @@ def _size(workload: Workload, program: Program, trained: int, training: int) -> 
         unused=unused,
         held=sum(t.elements for t in own if t.role == "buffer") + sum(t.elements for t in outside),
         sample=math.prod(tensors[program.graph.results[0]].shape[1:]),
-        trained=trained,
-        training=training,
     )
 
 
@@ -198,18 +217,21 @@ def _components(workload: Workload) -> tuple[ComponentFigures, ...]:
     composer.decode(composer.b.tensor((1, *composer.sample_shape), "sample", composer.sample))
     tensors = composer.b.tensors
     forward: dict[str, float] = {}
+    once = {name for name, spec in workload.file.components.items() if spec.runs == "once"}
     for node in composer.b.nodes:
-        if OPERATORS[node.op].category != "view":
+        if OPERATORS[node.op].category != "view" and (node.phase != "once" or node.branch.partition("[")[0] in once):
             shapes = tuple([tensors[t].shape for t in node.inputs]), tuple([tensors[t].shape for t in node.outputs])
             flops = work_of(node.op, *shapes, node.attributes).flops
-            forward[node.branch] = forward.get(node.branch, 0.0) + flops
+            owner = node.branch.partition("[")[0]
+            forward[owner] = forward.get(owner, 0.0) + flops
     found = []
     for name, spec in workload.file.components.items():
         instances = composer.instances(name, spec)
         if instances:
             own = [tensors[t] for key, t in composer.weights.items() if key.startswith(f"{name}.")]
             parameters = sum(t.elements for t in own if t.role == "weight")
-            found.append(ComponentFigures(name, instances, spec.weights, parameters, forward.get(f"{name}[0]", 0.0)))
+            mean = forward.get(name, 0.0) / instances
+            found.append(ComponentFigures(name, instances, spec.weights, parameters, mean))
     return tuple(found)
 
 

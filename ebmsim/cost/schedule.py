@@ -10,7 +10,7 @@ from ebmsim.graph.lower import PHASES, KernelTable
 
 
 class Stage(NamedTuple):
-    """A run of kernels of one phase: branches that are independent of each other, by the kernels of each."""
+    """A run of kernels of one phase, by branch: branches may wait for one another, but not for what comes after."""
 
     phase: int
     branches: tuple[Any, ...]
@@ -98,21 +98,38 @@ def stages(table: KernelTable) -> list[Stage]:
     return found
 
 
+def longest_chain(table: KernelTable, stage: Stage, seconds: Any) -> float:
+    """Seconds of the longest chain of kernels in a stage: each waits for the one before in its branch, and for the
+    kernels of other branches whose results it reads.
+    """
+    first = int(stage.kernels[0])
+    awaited: dict[int, list[int]] = {}
+    for kernel, source in table.awaited:
+        if source >= first:
+            awaited.setdefault(int(kernel), []).append(int(source))
+    done: dict[int, float] = {}
+    at: dict[str, float] = {}
+    for k in map(int, stage.kernels):
+        begin = max([at.get(table.branches[k], 0.0), *[done[source] for source in awaited.get(k, ())]])
+        done[k] = at[table.branches[k]] = begin + float(seconds[k])
+    return max(at.values())
+
+
 def overlapped(table: KernelTable, given: Any, levels: Any, share: Any, streams: int, event: Any) -> Any:
-    """Device seconds per kernel when independent branches of a stage run in at most `streams` streams.
+    """Device seconds per kernel when the branches of a stage run in at most `streams` streams.
 
     A stage with several branches takes, over s = 1 … streams, the least of: the longest of s streams (branches dealt
-    longest first), but at least the unit-time Σ k·share its kernels occupy and the time each memory level needs for
-    all their bytes, plus two events per further stream. Its kernels are scaled down to that time. Never more than one
-    stream takes. given: seconds of every kernel alone. levels: those of each memory level. share: of the units it keeps
-    busy.
+    longest first), but at least the longest chain of kernels that wait for one another, the unit-time Σ k·share its
+    kernels occupy and the time each memory level needs for all their bytes, plus two events per further stream. Its
+    kernels are scaled down to that time. Never more than one stream takes. given: seconds of every kernel alone.
+    levels: those of each memory level. share: of the units it keeps busy.
     """
     seconds = np.array(given)
     for stage in stages(table):
         if len(stage.branches) < 2 or not table.branches[stage.kernels[0]]:
             continue
         serial = seconds[stage.kernels].sum()
-        floor = (seconds * share)[stage.kernels].sum()
+        floor = max((seconds * share)[stage.kernels].sum(), longest_chain(table, stage, seconds))
         for level in levels:
             floor = max(floor, level[stage.kernels].sum())
         lengths = sorted((seconds[branch].sum() for branch in stage.branches), reverse=True)

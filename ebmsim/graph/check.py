@@ -6,6 +6,7 @@ from ebmsim.errors import Problem, SpecError
 from ebmsim.graph.compose import check_workload
 from ebmsim.graph.nodes import check_nodes
 from ebmsim.graph.taxonomy import derive
+from ebmsim.graph.training import how_trained
 from ebmsim.spec.located import load_document
 from ebmsim.spec.workload import Workload, check_rules, parse_workload, readable, settle
 
@@ -26,6 +27,7 @@ def check_file(file: str) -> list[Problem]:
                 try:
                     workload = settle(document, parsed, preset)
                     found = check_workload(workload) or (check_tags(workload) if not preset else [])
+                    how_trained(workload)
                 except SpecError as error:
                     found = list(error.problems)
                 problems += [p for p in found if p not in problems]

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from ebmsim.errors import Problem, SpecError, suggest
+from ebmsim.graph.axes import batched, shared
+from ebmsim.graph.combine import combination, combined, energies
 from ebmsim.graph.differentiate import differentiate
-from ebmsim.graph.graph import Builder, Graph
+from ebmsim.graph.graph import Builder, Program, Section
 from ebmsim.graph.nodes import HELD, Path, attribute_value, attributes_of, check_nodes
 from ebmsim.graph.operators.table import OPERATORS, ShapeError
 from ebmsim.spec.expression import ExpressionError, evaluate
@@ -22,24 +24,6 @@ _MOST_INSTANCES = 4096
 _LARGEST_TENSOR = 10**15
 
 
-class Section(NamedTuple):
-    """A run of nodes executed `repeat` times in one inference. label: once | step."""
-
-    label: str
-    repeat: int
-    first: int
-    last: int
-
-
-class Program(NamedTuple):
-    """An inference of one launch as a graph in sections; `weights` are its learned tensors by key."""
-
-    graph: Graph
-    sections: tuple[Section, ...]
-    weights: Mapping[str, int]
-    frozen: frozenset[int]
-
-
 class Composer:
     """Emits a workload's nodes for a number of chains (the size of the chain axis)."""
 
@@ -51,9 +35,12 @@ class Composer:
         self.weights: dict[str, int] = {}
         self.frozen: set[int] = set()
         self.outside: dict[str, list[int]] = {}
+        self.kept: dict[tuple[str, int], Scope] = {}
         self.sections: list[Section] = []
         self._mark = 0
         self._visited = 0
+        self._body: Sequence[Mapping[str, Any]] = ()
+        self._after: Scope = {}
         self.sample, shape = next(iter(self.file.sampler.sample.items()))
         self.sample_shape = tuple(self._int(s, ("sampler", "sample", self.sample)) for s in shape)
         self.rows = self._int(self.file.sampler.rows, ("sampler", "rows"))
@@ -109,23 +96,58 @@ class Composer:
         owner: str,
         previous: int | None,
         frozen: bool = False,
+        moment: str = "",
     ) -> int | None:
-        """Emit a list of nodes in a scope of names; `owner` prefixes the keys of their weights."""
+        """Emit a list of nodes in a scope of names; `owner` prefixes the keys of their weights.
+
+        moment: `once` for those that run once alone, `later` for the others, which find the former in the scope.
+        """
         counts: dict[str, int] = {}
         for index, node in enumerate(nodes):
             at = (*path, index)
             self._visit(at)
+            if "each" in node:
+                previous = self._each(node, at, scope, values, owner, previous)
+                continue
             if "when" in node and not self.condition(node["when"], (*at, "when"), values):
                 continue
             kind = str(node.get("op") or node.get("use"))
             counts[kind] = counts.get(kind, 0) + 1
             name = str(node.get("name") or f"{kind}{counts[kind]}")
+            if moment and ("runs" in node) != (moment == "once"):
+                previous = scope.get(name) if moment == "later" else None
+                continue
             self.b.line = self.document.marks.get(at, (0, 0))[0]
             if "use" in node:
                 previous = self._use(node, at, scope, values, f"{owner}.{name}", previous, frozen)
             else:
                 previous = self._node(node, at, scope, values, f"{owner}.{name}", previous, frozen)
             scope[name] = previous
+        return previous
+
+    def _each(
+        self,
+        node: Mapping[str, Any],
+        at: Path,
+        scope: Scope,
+        values: Mapping[str, Any],
+        owner: str,
+        previous: int | None,
+    ) -> int | None:
+        """Emit nodes once for every instance of a component; what they are named goes on to the next instance.
+
+        A component's name is there the output of the instance at hand, or its only one.
+        """
+        name, components = node["each"], self.file.components
+        launched, _, together = self.launches(name, components[name])
+        if together > 1:
+            raise self.refuse((*at, "each"), f"expected instances launched one after another, found {name} batched")
+        for index in range(launched):
+            found = {n: outputs for n, outputs in self.outside.items() if n in components and outputs}
+            mine = {n: outputs[index] if index < len(outputs) else outputs[0] for n, outputs in found.items()}
+            inner, named = {**scope, **mine}, {**values, "instance": index}
+            previous = self.emit_nodes(node["do"], (*at, "do"), inner, named, f"{owner}.{name}", previous)
+            scope.update({n: tensor for n, tensor in inner.items() if n not in components})
         return previous
 
     def _inputs(self, node: Mapping[str, Any], at: Path, scope: Scope, previous: int | None, most: int) -> list[int]:
@@ -141,6 +163,9 @@ class Composer:
         for index, name in enumerate(names):
             if name not in scope:
                 where = (*at, "inputs", index) if isinstance(given, list) else (*at, "inputs")
+                if node.get("runs"):
+                    message = f"expected what is there before the sampling loop, found '{name}'"
+                    raise self.refuse(where, message, suggest(str(name), scope))
                 raise self.refuse(where, f"no node or input called '{name}'", suggest(str(name), scope))
             found.append(scope[name])
         return found
@@ -166,17 +191,21 @@ class Composer:
             raise self.refuse((*at, "repeat"), f"expected a whole number, found {times!r}")
         if times > _MOST_NODES:
             raise self.refuse((*at, "repeat"), f"expected at most {_MOST_NODES}, found {times}")
-        result = inputs[0]
+        if not inputs and times != 1:
+            raise self.refuse((*at, "repeat"), f"expected a block with inputs to repeat, found {node['use']}")
+        fed = inputs[:1]
         for turn in range(int(times)):
-            inner: Scope = dict(zip(block.inputs, [result, *inputs[1:]], strict=True))
+            inner: Scope = dict(zip(block.inputs, [*fed, *inputs[1:]], strict=True))
             key = owner if times == 1 else f"{owner}{turn}"
             path = ("blocks", node["use"], "nodes")
+            first = fed[0] if fed else None
             within = {**values, **arguments, "turn": turn}
-            last = self.emit_nodes(block.nodes, path, inner, within, key, result, frozen)
-            result = self._output(block.output, inner, last, ("blocks", node["use"], "output"))
-        return result
+            last = self.emit_nodes(block.nodes, path, inner, within, key, first, frozen)
+            fed = [self.output(block.output, inner, last, ("blocks", node["use"], "output"))]
+        return fed[0]
 
-    def _output(self, name: str, scope: Scope, last: int | None, path: Path) -> int:
+    def output(self, name: str, scope: Scope, last: int | None, path: Path) -> int:
+        """The tensor a list of nodes yields: the named one, or the last. Raises SpecError."""
         if not name:
             if last is None:
                 raise self.refuse(path[:-1], "expected at least one node that runs")
@@ -222,6 +251,11 @@ class Composer:
         if operator.most == 0 or (op in ("reshape", "expand") and chain):
             rows = tensors[inputs[0]].shape[0] if inputs else self.chains
             attributes["shape"] = (rows, *attributes["shape"])
+        if op == "concat" and chain:
+            inputs = shared(self.b, inputs)
+        lead: tuple[int, ...] = ()
+        if operator.category == "convolution":
+            inputs, lead = batched(self.b, inputs, 3 if op.endswith("2d") else 2)
         if "shared" in attributes:
             indexed, index = (tensors[i].chain_axis for i in inputs[:2])
             attributes["shared"] += indexed and index
@@ -246,6 +280,9 @@ class Composer:
             phase = self._phase(node, operator.category)
             with self.b.at(phase=phase):
                 outputs = self.b.emit_all(op, (*inputs, *weights), owner, **kept)
+                if lead:
+                    shape = (*lead, *self.b.shape(outputs[0])[1:])
+                    outputs = (self.b.emit("reshape", outputs[0], shape=shape),)
             output = outputs[0]
             if op == "split":
                 name = owner.rpartition(".")[2]
@@ -306,7 +343,20 @@ class Composer:
                 self.b.tensors[copied] = self.b.tensors[copied]._replace(kind=spec.kind)
                 self.outside[name] = [copied]
             self.run("once", None)
+            for name, component in self.file.components.items():
+                if component.runs != "once" and any("runs" in node for node in component.nodes):
+                    for index in range(self.launches(name, component)[0]):
+                        with self.b.at(branch=f"{name}[{index}]"):
+                            self.kept[name, index], *_ = self._nodes_of(name, component, index, None, "once")
         self.close("once", 1)
+
+    def launches(self, name: str, component: Component) -> tuple[int, int, int]:
+        """Launches of a component, rows per chain in each, and instances that these rows are of."""
+        count = self.instances(name, component)
+        rows = self._int(component.rows, ("components", name, "rows"))
+        if component.launch == "batched" and component.weights == "shared" and count:
+            return 1, rows * count, count
+        return count, rows, 1
 
     def run(self, when: str, sample: int | None, only: Sequence[str] = ("encoder",)) -> list[tuple[str, int]]:
         """Emit all components of a kind that run at this moment; returns (component, output) per instance."""
@@ -314,46 +364,45 @@ class Composer:
         for name, component in self.file.components.items():
             if component.runs != when or component.role not in only:
                 continue
-            count = self.instances(name, component)
-            batched = component.launch == "batched" and component.weights == "shared"
-            results = []
-            for index in range(1 if batched and count else count):
-                rows = self._int(component.rows, ("components", name, "rows")) * (count if batched else 1)
-                results.append(self._instance(name, component, index, sample, rows))
+            count, _, _ = self.launches(name, component)
+            results = [self._instance(name, component, index, sample) for index in range(count)]
             self.outside[name] = results
             outputs += [(name, result) for result in results]
         return outputs
 
-    def _instance(self, name: str, component: Component, index: int, sample: int | None, rows: int) -> int:
-        distinct = component.weights == "distinct" and index > 0
-        owner = f"{name}[{index}]" if distinct else name
-        b = self.b
-        with b.at(branch=f"{name}[{index}]"):
-            read = {
-                local: self._source(name, local, source, index, sample)
-                for local, source in component.inputs.items()
-                if not self._absent(source)
-            }
-            # As many as the input with most, and each of them as often as the component says.
-            widest = max([b.shape(t)[0] for t in read.values() if b.tensors[t].chain_axis], default=self.chains)
-            scope: Scope = {local: self._rows(t, widest * rows) for local, t in read.items()}
-            path = ("components", name, "nodes")
-            first = next(iter(scope.values()), None)
-            last = self.emit_nodes(
-                component.nodes,
-                path,
-                scope,
-                {**self.values, "instance": index},
-                owner,
-                first,
-                frozen=not component.trained,
-            )
-            result = self._output(component.output, scope, last, ("components", name, "output"))
+    def _instance(self, name: str, component: Component, index: int, sample: int | None) -> int:
+        """Emit one instance, but for what it keeps from before the loop, and return its output."""
+        with self.b.at(branch=f"{name}[{index}]"):
+            scope, last, chains = self._nodes_of(name, component, index, sample, "later")
+            result = self.output(component.output, scope, last, ("components", name, "output"))
             if component.role == "energy":
-                result = self._energy(name, result, widest, rows)
+                _, rows, together = self.launches(name, component)
+                result = energies(self, name, result, chains, rows, together if combination(self) else 1)
             return result
 
-    def _absent(self, source: str) -> bool:
+    def _nodes_of(
+        self, name: str, component: Component, index: int, sample: int | None, moment: str
+    ) -> tuple[Scope, int | None, int]:
+        """Emit nodes of an instance; returns the names in its scope, the last tensor, and rows of the batch it read."""
+        owner = f"{name}[{index}]" if component.weights == "distinct" and index > 0 else name
+        _, rows, _ = self.launches(name, component)
+        read = {
+            local: self._source(name, local, source, index, sample)
+            for local, source in component.inputs.items()
+            if not (self.absent(source) or (moment == "once" and source not in self.outside))
+        }
+        # As many as the input with most, and each of them as often as the component says.
+        widest = max([self.b.shape(t)[0] for t in read.values() if self.b.tensors[t].chain_axis], default=self.chains)
+        scope: Scope = {local: self._rows(t, widest * rows) for local, t in read.items()}
+        first = next(iter(scope.values()), None)
+        if (name, index) in self.kept:
+            scope = {**self.kept[name, index], **scope}
+        values = {**self.values, "instance": index}
+        path = ("components", name, "nodes")
+        frozen = not component.trained
+        return scope, self.emit_nodes(component.nodes, path, scope, values, owner, first, frozen, moment), widest
+
+    def absent(self, source: str) -> bool:
         """Whether a source is declared but its condition does not hold; nodes that read it must not run either."""
         for kind, declared in (("inputs", self.file.inputs), ("components", self.file.components)):
             if source in declared and not self.condition(declared[source].when, (kind, source, "when")):
@@ -383,21 +432,10 @@ class Composer:
         wide = self.b.emit("expand", self.b.emit("reshape", tensor, shape=(c, 1, *rest)), shape=(c, times, *rest))
         return self.b.emit("reshape", self.b.emit("copy", wide, name="rows"), shape=(rows, *rest))
 
-    def _energy(self, name: str, tensor: int, chains: int, rows: int) -> int:
-        """One energy for each of `chains` rows, those of the component's own `rows` added up."""
-        t = self.b.tensors[tensor]
-        if t.elements != chains * rows:
-            found = list(t.shape[1:] if t.chain_axis else t.shape)
-            raise self.refuse(("components", name), f"expected one energy per chain, found a tensor of shape {found}")
-        if rows > 1:
-            tensor = self.b.emit("reshape", tensor, shape=(chains, rows))
-            return self.b.emit("reduce_sum", tensor, axes=(-1,), keep=False, name="energy")
-        return tensor if t.shape == (chains,) else self.b.emit("reshape", tensor, shape=(chains,))
-
     # --- evaluations --------------------------------------------------------------------------------------------
 
     def energy(self, sample: int, phase: str = "forward") -> int:
-        """Evaluate every energy component at a sample; the energies are added up.
+        """Evaluate every energy component at a sample, and combine what they give.
 
         A sample with an axis more than a chain's has rows: each is a row of the batch, and so is what comes out.
         """
@@ -410,15 +448,10 @@ class Composer:
                 # Outside the sampling loop: in training, or the first gradient of a sampler that caches it.
                 self.run("every-step", sample)
             self.run("every-evaluation", sample)
-            outputs = [tensor for _, tensor in self.run("every-evaluation", sample, only=("energy", "score"))]
+            outputs = self.run("every-evaluation", sample, only=("energy", "score"))
             if not outputs:
                 raise self.refuse(("components",), "expected at least one component with role energy or score")
-            total = outputs[0]
-            for other in outputs[1:]:
-                try:
-                    total = self.b.emit("add", total, other, name="energy")
-                except ShapeError as error:
-                    raise self.refuse(("components",), f"the components' outputs do not add up: {error}") from None
+            total = combined(self, outputs)
             found = self.b.shape(total)[0]
             if found != math.prod(lead):
                 message = f"expected as many rows of a sample as its inputs have, {found // self.chains}, found 1"
@@ -457,11 +490,14 @@ class Composer:
             at = (*path, index)
             if "loop" in node:
                 count = self._int(node["loop"], (*at, "loop"))
+                if count == 0:
+                    continue
                 labelled = node.get("label") == "step"
+                if labelled and not in_step and self._again(node, at, scope, count * repeat):
+                    steps += count * repeat
+                    continue
                 if labelled or in_step:
                     if not in_step:
-                        if any(section.label == "step" for section in self.sections):
-                            raise self.refuse((*at, "label"), "expected one loop labelled step, found a second one")
                         self.close("once", repeat)
                         with self.b.at(phase="forward"):
                             self.run("every-step", scope[self.sample])
@@ -473,6 +509,7 @@ class Composer:
                     if not in_step:
                         steps += count * repeat
                         self.close("step", count * repeat)
+                        self._body, self._after = node["do"], dict(scope)
                 else:
                     self.close("once", repeat)
                     steps += self.walk(node["do"], (*at, "do"), scope, repeat * count, False)
@@ -485,6 +522,17 @@ class Composer:
                     if node.get("name") and last is not None:
                         scope[node["name"]] = last
         return steps
+
+    def _again(self, node: Mapping[str, Any], at: Path, scope: Scope, repeat: int) -> bool:
+        """Whether a loop labelled step goes on with the steps of an earlier one; they are then counted there."""
+        for i, section in enumerate(self.sections):
+            if section.label == "step":
+                if node["do"] != self._body:
+                    raise self.refuse((*at, "do"), "expected the nodes of the first loop labelled step, found others")
+                self.sections[i] = section._replace(repeat=section.repeat + repeat)
+                scope.update(self._after)
+                return True
+        return False
 
     def _evaluate(self, node: Mapping[str, Any], at: Path, scope: Scope) -> None:
         self.b.line = self.document.marks.get(at, (0, 0))[0]

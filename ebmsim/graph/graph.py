@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -55,6 +55,24 @@ class Graph(NamedTuple):
     tensors: tuple[Tensor, ...]
     nodes: tuple[Node, ...]
     results: tuple[int, ...] = ()
+
+
+class Section(NamedTuple):
+    """A run of nodes executed `repeat` times in one inference. label: once | step."""
+
+    label: str
+    repeat: int
+    first: int
+    last: int
+
+
+class Program(NamedTuple):
+    """An inference of one launch as a graph in sections; `weights` are its learned tensors by key."""
+
+    graph: Graph
+    sections: tuple[Section, ...]
+    weights: Mapping[str, int]
+    frozen: frozenset[int]
 
 
 @lru_cache(maxsize=20_000)

@@ -40,7 +40,8 @@ class KernelTable:
     operand is made on the chip. window: kernel, stride, height, width of a convolution (0 for others). bytes in B. An
     access is a read, or a write of what is read later: `distance` is the bytes touched since the tensor was last
     touched (reads) or until it is last read (writes), inf where it was not touched before; `cold` the same in a first
-    step. Distances are kept to an eighth of an octave, rounded up, so that alike kernels become equal.
+    step. Distances are kept to an eighth of an octave, rounded up, so that alike kernels become equal. awaited: pairs
+    of a kernel and an earlier one of another branch whose result it reads.
     """
 
     names: tuple[str, ...]
@@ -68,6 +69,7 @@ class KernelTable:
     element_bytes: float
     weight_bytes: float
     live_bytes: float
+    awaited: Ints
 
     def __len__(self) -> int:
         return len(self.names)
@@ -170,7 +172,21 @@ class _Lowering:
             element_bytes=size["float"],
             weight_bytes=sum({a[1]: a[2] for a in accesses if tensors[a[1]].role == "weight"}.values()),
             live_bytes=self._live(accesses),
+            awaited=self._awaited(),
         )
+
+    def _awaited(self) -> Ints:
+        """Pairs (kernel, earlier kernel of another branch whose result it reads)."""
+        writer: dict[int, int] = {}
+        pairs: dict[tuple[int, int], None] = {}
+        for index, node in enumerate(self.nodes):
+            for t in node.inputs:
+                source = writer.get(self.root.get(t, t), index)
+                if self.nodes[source].branch != node.branch:
+                    pairs[index, source] = None
+            for t in node.outputs:
+                writer[t] = index
+        return np.array(list(pairs), dtype=np.int64).reshape(-1, 2)
 
     def _distances(self, accesses: list[tuple[int, int, float, bool]], cyclic: bool) -> tuple[Floats, Floats]:
         """Bytes touched between two touches of a tensor; for a write, from it to its last read."""

@@ -11,14 +11,15 @@ from ebmsim.errors import Problem, suggest
 from ebmsim.graph.operators.table import OPERATORS, Attribute, Operator
 from ebmsim.spec.expression import ExpressionError, evaluate, free_names
 from ebmsim.spec.located import Document
-from ebmsim.spec.workload import Component, WorkloadFile, sampler_program
+from ebmsim.spec.workload import Component, WorkloadFile, is_choice, sampler_program
 
 Path = tuple[str | int, ...]
 
-NODE_KEYS = ("op", "name", "inputs", "when", "weight", "phase")
-USE_KEYS = ("use", "name", "inputs", "with", "repeat", "when")
+NODE_KEYS = ("op", "name", "inputs", "when", "weight", "phase", "runs")
+USE_KEYS = ("use", "name", "inputs", "with", "repeat", "when", "runs")
 EVALUATE_KEYS = ("evaluate", "at", "name", "energy", "phase")
 LOOP_KEYS = ("loop", "label", "do")
+EACH_KEYS = ("each", "do")
 PHASES = ("rng", "update", "accept", "host")
 _MOMENTS = {"once": 0, "every-step": 1, "every-evaluation": 2, "training": 3}
 _LAST = 4  # decoders
@@ -57,22 +58,48 @@ def check_nodes(document: Document, file: WorkloadFile) -> list[Problem]:
     for name, block in file.blocks.items():
         inside = known | {"turn", *block.arguments}
         problems += _check(document, file, block.nodes, ("blocks", name, "nodes"), inside)
+        problems += _runs(document, block.nodes, ("blocks", name, "nodes"), False)
     problems += _recursion(document, file)
     for name, component in file.components.items():
         problems += _check(document, file, component.nodes, ("components", name, "nodes"), known | {"instance"})
+        problems += _runs(document, component.nodes, ("components", name, "nodes"), component.runs != "once")
         for field in ("instances", "rows", "when", "unused_parameters"):
             problems += _names(document, ("components", name, field), getattr(component, field), known)
+    if file.combine is not None:
+        problems += _check(document, file, file.combine.nodes, ("combine", "nodes"), known, combine=True)
+        problems += _runs(document, file.combine.nodes, ("combine", "nodes"), False)
+        problems += _names(document, ("combine", "when"), file.combine.when, known)
     if file.sampler.sample:
         problems += _wiring(document, file)
     problems += _names(document, ("sampler", "rows"), file.sampler.rows, known)
     for name, shape in file.sampler.sample.items():
         problems += _names(document, ("sampler", "sample", name), shape, known, several=True)
     if file.training is not None:
-        problems += _names(document, ("training", "buffer"), file.training.buffer, known)
+        for field in ("buffer", "average", "clip", "host_seconds"):
+            problems += _names(document, ("training", field), getattr(file.training, field), known)
+        for field in ("when", "parameters"):
+            for name, value in getattr(file.training, field).items():
+                if field == "when" or not is_choice(file.parameters.get(name), value):
+                    problems += _names(document, ("training", field, name), value, known)
     if file.sampler.program is not None or (file.sampler.preset is not None and file.sampler.sample):
         program, path = sampler_program(file)
         problems += _check(document, file, program, path, known, program=True)
+        problems += _runs(document, program, path, False)
     return problems
+
+
+def _runs(document: Document, nodes: Sequence[Any], path: Path, may: bool) -> Iterator[Problem]:
+    """`runs: once` where it has no meaning, and any other value."""
+    for index, node in enumerate(nodes):
+        if not isinstance(node, dict):
+            continue
+        if isinstance(node.get("do"), list):
+            yield from _runs(document, node["do"], (*path, index, "do"), may)
+        if "runs" in node and not may:
+            message = "'runs' is of the nodes of a component that runs in the sampling loop"
+            yield document.problem((*path, index, "runs"), message, "", True)
+        elif "runs" in node and node["runs"] != "once":
+            yield document.problem((*path, index, "runs"), f"expected once, found {_found(node['runs'])}")
 
 
 def _recursion(document: Document, file: WorkloadFile) -> Iterator[Problem]:
@@ -172,7 +199,13 @@ def _kind(item: object) -> str:
 
 
 def _check(
-    document: Document, file: WorkloadFile, nodes: Sequence[Any], path: Path, known: set[str], program: bool = False
+    document: Document,
+    file: WorkloadFile,
+    nodes: Sequence[Any],
+    path: Path,
+    known: set[str],
+    program: bool = False,
+    combine: bool = False,
 ) -> Iterator[Problem]:
     if not nodes:
         yield document.problem(path, "expected at least one node, found an empty list")
@@ -185,12 +218,13 @@ def _check(
             yield from _names(document, (*at, "loop"), node["loop"], known)
             if node.get("label", "step") != "step":
                 yield document.problem((*at, "label"), f"expected the label step, found {_found(node['label'])}")
-            if isinstance(node.get("do"), list):
-                yield from _check(document, file, node["do"], (*at, "do"), known, program)
-            elif "do" in node:
-                yield document.problem((*at, "do"), f"expected a list of nodes, found {_found(node['do'])}")
-            else:
-                yield document.problem(at, "missing key 'do' of a loop")
+            yield from _body(document, file, node, at, known, "a loop", program)
+        elif combine and "each" in node:
+            yield from _unknown_keys(document, at, node, EACH_KEYS)
+            if not isinstance(node["each"], str) or node["each"] not in file.components:
+                hint = suggest(str(node["each"]), file.components)
+                yield document.problem((*at, "each"), f"expected a component, found {_found(node['each'])}", hint)
+            yield from _body(document, file, node, at, known | {"instance"}, "nodes for each instance")
         elif program and "evaluate" in node:
             yield from _unknown_keys(document, at, node, EVALUATE_KEYS)
             if node["evaluate"] not in ("gradient", "energy", "score"):
@@ -202,6 +236,24 @@ def _check(
             yield from _check_use(document, file, node, at, known)
         else:
             yield from _check_node(document, node, at, known)
+
+
+def _body(
+    document: Document,
+    file: WorkloadFile,
+    node: Mapping[str, Any],
+    at: Path,
+    known: set[str],
+    of: str,
+    program: bool = False,
+) -> Iterator[Problem]:
+    """The nodes under the key `do`."""
+    if isinstance(node.get("do"), list):
+        yield from _check(document, file, node["do"], (*at, "do"), known, program)
+    elif "do" in node:
+        yield document.problem((*at, "do"), f"expected a list of nodes, found {_found(node['do'])}")
+    else:
+        yield document.problem(at, f"missing key 'do' of {of}")
 
 
 def _found(value: object) -> str:
@@ -267,6 +319,8 @@ def _check_node(document: Document, node: Mapping[str, Any], at: Path, known: se
     if not isinstance(op, str):
         if "op" in node:
             yield document.problem((*at, "op"), f"expected an operator, found {_found(op)}")
+        elif "each" in node:
+            yield document.problem((*at, "each"), "'each' is of the nodes of combine only", "", True)
         elif "loop" in node or "evaluate" in node:
             key = "loop" if "loop" in node else "evaluate"
             yield document.problem((*at, key), f"'{key}' is of the sampler's program only", "", True)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from ebmsim.graph.nodes import HELD, NODE_KEYS, PHASES, USE_KEYS, public_operators
+from ebmsim.graph.nodes import EACH_KEYS, HELD, NODE_KEYS, PHASES, USE_KEYS, public_operators
 from ebmsim.graph.operators.table import Attribute
 from ebmsim.spec.workload import WorkloadFile
 
+_RUNS = {"const": "once", "description": "of a component's nodes: once per inference, before the sampling loop"}
 _EXPRESSION = {"type": ["number", "boolean", "string"]}
 
 
@@ -23,7 +24,7 @@ def _attribute(a: Attribute) -> dict[str, Any]:
 
 def _node(op: str, text: str, attributes: dict[str, Attribute]) -> dict[str, Any]:
     common: dict[str, Any] = {key: {} for key in NODE_KEYS}
-    common |= {"op": {"const": op}, "name": {"type": "string"}, "phase": {"enum": list(PHASES)}}
+    common |= {"op": {"const": op}, "name": {"type": "string"}, "phase": {"enum": list(PHASES)}, "runs": _RUNS}
     return {
         "type": "object",
         "description": text,
@@ -41,11 +42,20 @@ def workload_schema() -> dict[str, Any]:
     use = {
         "type": "object",
         "description": "a block used by name",
-        "properties": {key: {} for key in USE_KEYS},
+        "properties": {key: {} for key in USE_KEYS} | {"runs": _RUNS},
         "required": ["use"],
         "additionalProperties": False,
     }
     schema["$defs"]["Node"] = {"oneOf": [*nodes, use]}
+    each = {
+        "type": "object",
+        "description": "nodes repeated for every instance of a component, whose name is then that instance's output",
+        "properties": {key: {} for key in EACH_KEYS} | {"do": {"type": "array", "items": {"$ref": "#/$defs/Node"}}},
+        "required": list(EACH_KEYS),
+        "additionalProperties": False,
+    }
+    combined = schema["$defs"]["Combination"]["properties"]["nodes"]
+    combined["items"] = {"oneOf": [{"$ref": "#/$defs/Node"}, each]}
     for model in ("Block", "Component"):
         schema["$defs"][model]["properties"]["nodes"]["items"] = {"$ref": "#/$defs/Node"}
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}

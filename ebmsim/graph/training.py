@@ -32,6 +32,35 @@ class Iteration(NamedTuple):
     graph: Graph
     parts: dict[str, list[tuple[int, int]]]
     weights: tuple[int, ...]
+    how: How
+
+
+class How(NamedTuple):
+    """What training does with the parameters at hand. host_seconds: work on the host per iteration, in s."""
+
+    terms: tuple[str, ...]
+    average: bool
+    clip: bool
+    host_seconds: float
+
+
+def how_trained(workload: Workload) -> How:
+    """The conditions of a workload's training decided. Raises SpecError."""
+    training = workload.file.training
+    if training is None:
+        return How((), False, False, 0.0)
+    composer = Composer(workload.in_training(), 1)
+    holds = {term: composer.condition(when, ("training", "when", term)) for term, when in training.when.items()}
+    at = ("training", "host_seconds")
+    seconds = composer.value(training.host_seconds, at)
+    if isinstance(seconds, (bool, str)) or seconds < 0:
+        raise composer.refuse(at, f"expected a number of seconds of at least 0, found {seconds!r}")
+    return How(
+        tuple(term for term in training.terms if holds.get(term, True)),
+        composer.condition(training.average, ("training", "average")),
+        composer.condition(training.clip, ("training", "clip")),
+        float(seconds),
+    )
 
 
 class _Iteration:
@@ -66,8 +95,12 @@ class _Iteration:
         self.part(part, mark)
 
     def data(self) -> None:
-        """Encoders that run in training alone: what makes samples of the data."""
-        since = len(self.b.nodes)
+        """Encoders of what an iteration is about: those that run once per inference, and those of training alone.
+
+        Every iteration has new data. Copies to the device are left out.
+        """
+        copies = (index for index, node in enumerate(self.b.nodes) if node.branch)
+        since = next(copies, len(self.b.nodes))
         with self.b.at(phase="forward"):
             self.composer.run("training", None)
         if len(self.b.nodes) > since:
@@ -142,13 +175,13 @@ class _Iteration:
 
 def compose_training(workload: Workload) -> Iteration:
     """One training iteration of a workload without its sampling steps. Raises SpecError."""
-    training = workload.file.training
-    if training is None:
+    if workload.file.training is None:
         raise ValueError(f"{workload.name} has no training")
-    iteration = _Iteration(workload)
+    how = how_trained(workload)
+    iteration = _Iteration(workload.in_training())
     iteration.composer.prepare(training=True)
     iteration.data()
-    for term in training.terms:
+    for term in how.terms:
         {"contrastive": iteration.contrastive, "denoising": iteration.denoising, "kl": iteration.kl}[term]()
-    iteration.update(training.clip, training.average)
-    return Iteration(iteration.b.graph(), iteration.parts, tuple(iteration.trained()))
+    iteration.update(how.clip, how.average)
+    return Iteration(iteration.b.graph(), iteration.parts, tuple(iteration.trained()), how)

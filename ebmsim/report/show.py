@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ebmsim.graph.combine import combination
 from ebmsim.graph.compose import Composer, compose
 from ebmsim.graph.lower import PHASES, lower
 from ebmsim.graph.taxonomy import derive
@@ -32,9 +33,10 @@ def print_workload(w: Workload) -> None:
     forward = lower(program.graph, [n for n in program.graph.nodes if n.phase in ("forward", "once")], "fp32")
     for name, c in f.components.items():
         count = composer.instances(name, c)
-        mine = [i for i, b in enumerate(forward.branches) if b == f"{name}[0]"]
-        mine = mine[: len(mine)]
+        phase = PHASES.index("once" if c.runs == "once" else "forward")
+        mine = [i for i, b in enumerate(forward.branches) if b.partition("[")[0] == name and forward.phase[i] == phase]
         flops = float(forward.flops[mine].sum()) if mine else 0.0
+        each = flops / count if count else 0.0
         moved = float((forward.read + forward.written)[mine].sum()) if mine else 0.0
         table.add_row(
             name,
@@ -42,11 +44,15 @@ def print_workload(w: Workload) -> None:
             c.runs if count else "not with these settings",
             str(count),
             c.weights,
-            ", ".join(c.inputs.values()),
-            format_quantity(flops, "flops"),
+            ", ".join(source for source in c.inputs.values() if not composer.absent(source)),
+            format_quantity(each, "flops"),
             f"{flops / moved:.1f}" if moved else "–",
         )
     out.print(table)
+    how = combination(composer)
+    out.print(
+        f"[bold]energy[/]   {how.text or 'combined by nodes' if how else 'the sum of all outputs'}", highlight=False
+    )
     program_nodes, _ = sampler_program(f)
     out.print(f"[bold]sampler[/]  C = {w.setting('chains')}, K = {w.setting('steps')}", highlight=False)
     for line in _program(program_nodes, 1):
@@ -89,7 +95,7 @@ def drawing(w: Workload, form: str) -> str:
         if not count:
             continue
         boxes.append((name, f"{name} × {count}" if count > 1 else name))
-        edges += [(source, name) for source in dict.fromkeys(c.inputs.values())]
+        edges += [(source, name) for source in dict.fromkeys(c.inputs.values()) if not composer.absent(source)]
         if c.role != "encoder":
             energies.append(name)
     edges += [(name, "energy") for name in energies] + [("energy", "gradient"), ("gradient", sample)]

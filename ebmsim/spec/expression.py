@@ -141,6 +141,15 @@ _ORDER: dict[type[ast.cmpop], Callable[[float, float], bool]] = {
     ast.Gt: operator.gt,
     ast.GtE: operator.ge,
 }
+
+
+def _pick(index: float, *values: float) -> float:
+    """The value at an index, counted from 0."""
+    if index != math.floor(index) or not 0 <= index < len(values):
+        raise ExpressionError(f"expected an index from 0 to {len(values) - 1} in 'pick', found {index}")
+    return values[int(index)]
+
+
 # Name, function, fewest and most arguments.
 _FUNCTIONS: dict[str, tuple[Callable[..., int | float], int, int]] = {
     "ceil": (math.ceil, 1, 1),
@@ -151,6 +160,7 @@ _FUNCTIONS: dict[str, tuple[Callable[..., int | float], int, int]] = {
     "abs": (abs, 1, 1),
     "sqrt": (math.sqrt, 1, 1),
     "log2": (math.log2, 1, 1),
+    "pick": (_pick, 2, _MOST_NODES),
 }
 
 
@@ -245,6 +255,8 @@ class _Compiler:
                 raise ExpressionError(f"division by zero in {_quoted(text)}") from None
             except OverflowError:
                 raise _too_large(text) from None
+            except ExpressionError:
+                raise
             except (ArithmeticError, ValueError):
                 raise _not_a_number(text) from None
             return _checked(result, text)

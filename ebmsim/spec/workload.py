@@ -17,6 +17,7 @@ from ebmsim.spec.samplers import PRESET_SETTINGS, PRESETS
 
 Value = int | float | bool | str
 Expr = int | float | bool | str
+Term = Literal["contrastive", "denoising", "kl"]
 
 COMPOSITIONALITY = ("mono", "homo-ds", "homo-dw", "hetero")
 DEPENDENCY = ("sequential", "fully-parallel", "mixed-parallel")
@@ -113,13 +114,27 @@ class Sampler(_Model):
     text: str = ""
 
 
+class Combination(_Model):
+    """How the outputs of the components become one; without it, or where `when` does not hold, they are added up."""
+
+    nodes: list[dict[str, Any]] = Field(
+        description="they read outputs by component, its instances on the first axis, or each by itself"
+    )
+    output: str = Field("", description="the node it yields; the last one if not given")
+    when: Expr = True
+    text: str = ""
+
+
 class Training(_Model):
     """What a training iteration does besides sampling K_t steps."""
 
     optimiser: Literal["adam"] = "adam"
-    average: bool = Field(False, description="a running average of the weights is updated")
-    clip: bool = Field(False, description="the gradient's norm is computed and clipped")
-    terms: list[Literal["contrastive", "denoising", "kl"]] = Field(description="terms of the loss")
+    average: Expr = Field(False, description="a running average of the weights is updated")
+    clip: Expr = Field(False, description="the gradient's norm is computed and clipped")
+    terms: list[Term] = Field(description="terms of the loss")
+    when: dict[Term, Expr] = Field(default_factory=dict, description="conditions of terms")
+    parameters: dict[str, Expr] = Field(default_factory=dict, description="values that parameters have in training")
+    host_seconds: Expr = Field(0, description="time of an iteration in which the host works and the device waits")
     negatives: Literal["sampler", "data"] = Field("sampler", description="where negative samples come from")
     buffer: Expr = Field(0, description="samples in a replay buffer on the host, one byte per element")
     text: str = ""
@@ -137,6 +152,7 @@ class WorkloadFile(_Model):
     inputs: dict[str, Input] = Field(default_factory=dict)
     blocks: dict[str, Block] = Field(default_factory=dict)
     components: dict[str, Component]
+    combine: Combination | None = None
     sampler: Sampler
     training: Training | None = None
     notes: list[str] = Field(default_factory=list, description="which facts are reconstructed, and what to beware of")
@@ -172,6 +188,29 @@ class Workload:
             raise SpecError(problems)
         return replace(self, parameters=merged)
 
+    def in_training(self) -> Workload:
+        """The workload as it is trained: with the values its training gives parameters. Raises SpecError."""
+        given = self.file.training.parameters if self.file.training else {}
+        if not given:
+            return self
+        values = dict(self.parameters)
+        places: dict[str, tuple[str, ...]] = {name: ("training", "parameters", name) for name in given}
+        problems = []
+        for name, value in given.items():
+            try:
+                values[name] = value if is_choice(self.file.parameters[name], value) else evaluate(value, values)
+            except ExpressionError as error:
+                problems.append(self.document.problem(places[name], str(error), error.hint))
+        problems += _check_values(self.document, self.file, values, places)
+        if problems:
+            raise SpecError(problems)
+        return replace(self, parameters=values)
+
+
+def is_choice(parameter: Parameter | Expr | None, value: Expr) -> bool:
+    """Whether a value is one of a parameter's choices, and stands for itself."""
+    return isinstance(parameter, Parameter) and value in parameter.choices
+
 
 def parse_workload(document: Document) -> WorkloadFile:
     """The grammar applied to a loaded file. Raises SpecError with every problem."""
@@ -197,6 +236,9 @@ def readable(document: Document) -> WorkloadFile:
         parts[key] = section if isinstance(section, dict) else {}
     parts["presets"] = {name: preset for name, preset in parts["presets"].items() if isinstance(preset, dict)}
     parts["sampler"] = _readable(Sampler, data.get("sampler"))
+    for key, single in (("combine", Combination), ("training", Training)):
+        if key in data:
+            parts[key] = _readable(single, data[key])
     return WorkloadFile.model_construct(**parts)
 
 
@@ -240,6 +282,10 @@ def check_rules(document: Document, file: WorkloadFile) -> Iterator[Problem]:
             if key not in file.parameters:
                 path = ("presets", name, key)
                 yield document.problem(path, f"unknown parameter '{key}'", suggest(key, file.parameters), True)
+    for key in file.training.parameters if file.training else ():
+        if key not in file.parameters:
+            path = ("training", "parameters", key)
+            yield document.problem(path, f"unknown parameter '{key}'", suggest(key, file.parameters), True)
 
 
 def settle(document: Document, file: WorkloadFile, preset: str = "", overrides: Mapping[str, Any] = {}) -> Workload:
@@ -264,8 +310,7 @@ def settle(document: Document, file: WorkloadFile, preset: str = "", overrides: 
     for name, value in given.items():
         parameter = file.parameters.get(name)
         try:
-            texts = isinstance(parameter, Parameter) and value in parameter.choices
-            values[name] = value if texts else evaluate(value, values)
+            values[name] = value if is_choice(parameter, value) else evaluate(value, values)
         except ExpressionError as error:
             message, hint = str(error), error.hint
             waiting = _mentioned(value) & (given.keys() - values.keys())

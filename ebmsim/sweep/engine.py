@@ -48,7 +48,7 @@ def evaluate(lowered: Lowered, machine: Machine, profile: Profile, policy: Polic
         "step_joules": joules + machine.power.static * step,
     }
     if "iteration" in passes:
-        iteration = timed[id(passes["iteration"])][0] + lowered.buffer_seconds(machine, policy)
+        iteration = timed[id(passes["iteration"])][0] + lowered.host_seconds(machine, policy)
         sample = timed[id(passes["sample"])][0]
         found["t_train"] = sampling.t_train(w.setting("iterations"), iteration, sample, w.setting("training_steps"))
     shape = np.broadcast_shapes(*[np.shape(value) for value in found.values()])

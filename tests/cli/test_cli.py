@@ -22,7 +22,7 @@ from ebmsim.spec.library import load_profile
 from ebmsim.spec.policy import CHAIN_MODES, EXECUTIONS
 
 ROOT = Path(__file__).parents[2]
-WORKLOADS = ("ebm_cvr", "ebm_eqm", "ebm_imp", "ired")
+WORKLOADS = ("ccsp", "ebm_cmp", "ebm_cvr", "ebm_eqm", "ebm_imp", "ired")
 DEVICES = ("rtx5090", "ryzen9900x", "tpu_v6e")
 SHIPPED = [
     *sorted(ROOT.glob("workload_graphs/*.yaml")),

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from ebmsim.cost.machine import Machine, machine_of
 from ebmsim.cost.products import Arithmetic, way_seconds
-from ebmsim.cost.schedule import completion, first_pass, steady_pass
+from ebmsim.cost.schedule import Stage, completion, first_pass, longest_chain, steady_pass
 from ebmsim.cost.systolic import fold_cycles
 from ebmsim.cost.traffic import hit
 from ebmsim.cost.ways import Ways, ways_of
@@ -82,6 +83,26 @@ def test_every_stretch_between_synchronisations_starts_empty(
         advance = run(d, k, np.array(breaks), wait)
         assert advance.sum() == pytest.approx(total + wait * len(breaks))
         assert (advance >= -1e-9).all()
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), SECONDS, st.sets(st.integers(0, 11))), min_size=1, max_size=12))
+def test_longest_chain_of_branches_that_wait_for_one_another(kernels: list[tuple[int, float, set[int]]]) -> None:
+    """Every path through the kernels, walked one by one: in a branch, and from what a kernel reads."""
+    before = [
+        {j for j in range(i) if j in reads or kernels[j][0] == branch} for i, (branch, _, reads) in enumerate(kernels)
+    ]
+
+    def ends(i: int) -> float:
+        return kernels[i][1] + max([ends(j) for j in before[i]], default=0.0)
+
+    table = SimpleNamespace(
+        phase=[0] * len(kernels),
+        branches=[f"b[{branch}]" for branch, _, _ in kernels],
+        awaited=np.array([(i, j) for i, js in enumerate(before) for j in js if kernels[i][0] != kernels[j][0]]),
+    )
+    stage = Stage(0, (), np.arange(len(kernels)))
+    seconds = np.array([t for _, t, _ in kernels])
+    assert longest_chain(table, stage, seconds) == pytest.approx(max(map(ends, range(len(kernels)))))
 
 
 # --- memory ---------------------------------------------------------------------------------------------------------

@@ -60,7 +60,7 @@ def composed(network):
         ({"op": "one_hot", "inputs": ["mine"], "size": 5}, (CHAINS, 7, 5), True),
         ({"op": "topk", "inputs": ["x"], "count": 2}, (CHAINS, 2, 6, 2), True),
         ({"op": "argmin", "inputs": ["x"], "axis": 0}, (CHAINS, 6, 4), True),
-        ({"op": "conv1d", "inputs": ["x"], "out": 2, "kernel": 3}, None, True),
+        ({"op": "conv1d", "inputs": ["x"], "out": 2, "kernel": 3}, (2 * CHAINS, 2, 2), True),
         ({"op": "conv1d", "inputs": ["values"], "out": 2, "kernel": 3, "padding": 1}, (CHAINS, 2, 4), True),
         ({"op": "conv_transpose2d", "inputs": ["values"], "out": 2, "kernel": 3}, None, True),
         ({"op": "clamp", "inputs": ["x"], "low": 0}, (CHAINS, 2, 6, 4), True),

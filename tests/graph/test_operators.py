@@ -92,6 +92,8 @@ _TRANSPOSED = {"stride": 1, "padding": 0, "groups": 1, "output_padding": 0}
         ("gather", ((2, 3, 4), (2, 3, 5)), {"axis": -2, "shared": 2}),
         ("index_add", ((2, 3, 4), (5,)), {"axis": -2, "size": 3, "shared": 0}),
         ("index_add", ((3, 4), (2, 3, 4)), {"axis": -2, "size": 3, "shared": 0}),
+        ("host", (), {"seconds": 1.0, "per": "chain"}),
+        ("reduce_std", ((2, 1, 3),), {"axes": (-2,), "keep": False, "correction": 1}),
         ("linear", ((2, 3), (5, 4)), {}),
         ("matmul", ((2, 3), (4, 5)), {"transpose_a": False, "transpose_b": False}),
         ("matmul", ((2, 2, 3), (3, 3, 5)), {"transpose_a": False, "transpose_b": False}),

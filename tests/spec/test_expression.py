@@ -28,7 +28,8 @@ NAMES: Mapping[str, int | float | bool | str] = {
         ("1 < f <= 4", True), ("1 < f < 4", False), ("not causal", False), ("causal and f > 3", True),
         ("zero or f", 4), ("f if causal else hidden", 4), ("ceil(hidden / 100)", 8), ("floor(7.9)", 7),
         ("round(2.5)", 2), ("min(f, 3, 9)", 3), ("max(f, hidden)", 768), ("abs(-3)", 3), ("sqrt(16)", 4.0),
-        ("log2(8)", 3.0), ("task if f > 3 else f", "addition"), ("f if true else 1 / 0", 4),
+        ("log2(8)", 3.0), ("pick(f - 4, 0.5, 7)", 0.5), ("pick(1, f, hidden, 9)", 768),
+        ("task if f > 3 else f", "addition"), ("f if true else 1 / 0", 4),
     ],
 )  # fmt: skip
 def test_values(text: int | float | bool | str, value: int | float | bool | str) -> None:
@@ -37,7 +38,7 @@ def test_values(text: int | float | bool | str, value: int | float | bool | str)
     assert type(result) is type(value)
 
 
-FUNCTIONS = "ceil, floor, round, min, max, abs, sqrt, log2"
+FUNCTIONS = "ceil, floor, round, min, max, abs, sqrt, log2, pick"
 
 
 @pytest.mark.parametrize(
@@ -58,6 +59,8 @@ FUNCTIONS = "ceil, floor, round, min, max, abs, sqrt, log2"
         ("(0 - 8) ** 0.5", "'(0 - 8) ** 0.5' is not a real number", ""),
         ("sqrt(-1)", "'sqrt(-1)' is not a real number", ""),
         ("log2(0)", "'log2(0)' is not a real number", ""),
+        ("pick(f, 1, 2)", "expected an index from 0 to 1 in 'pick', found 4", ""),
+        ("pick(0.5, 1, 2)", "expected an index from 0 to 1 in 'pick', found 0.5", ""),
         ("import os", "expected an arithmetic expression, found 'import os'", ""),
         ("", "expected an arithmetic expression, found ''", ""),
         ("f.real", "expected an arithmetic expression, found 'f.real'", ""),

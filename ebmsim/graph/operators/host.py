@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ebmsim.graph.operators.table import Attribute, Shape, Work, gradient, operator, shape, work
+from ebmsim.graph.operators.table import Attribute, Shape, ShapeError, Work, gradient, operator, shape, work
 
 if TYPE_CHECKING:
     from ebmsim.graph.graph import Builder, Node
@@ -17,7 +17,10 @@ operator(
     "host",
     "host",
     (0, 8),
-    attributes={"seconds": Attribute("number", required=True, least=0, text="time the host computes")},
+    attributes={
+        "seconds": Attribute("number", required=True, least=0, text="time the host computes"),
+        "per": Attribute("choice", "launch", choices=("launch", "chain"), text="what takes this time"),
+    },
     text="work on the host, with a time of known source",
 )
 
@@ -29,6 +32,8 @@ def _(inputs: Sequence[Shape], a: Mapping[str, Any]) -> tuple[Shape, ...]:
 
 @shape("host")
 def _(inputs: Sequence[Shape], a: Mapping[str, Any]) -> tuple[Shape, ...]:
+    if a["per"] == "chain" and not inputs:
+        raise ShapeError("expected an input with a chain axis where the time is per chain")
     return (tuple(inputs[0]) if inputs else (1,),)
 
 
@@ -40,8 +45,8 @@ def _(inputs: Sequence[Shape], outputs: Sequence[Shape], a: Mapping[str, Any]) -
 
 @work("host")
 def _(inputs: Sequence[Shape], outputs: Sequence[Shape], a: Mapping[str, Any]) -> Work:
-    """The time is given, not derived."""
-    return Work(seconds=float(a["seconds"]))
+    """The time is given, not derived; chains are counted on the first axis of the first input."""
+    return Work(seconds=float(a["seconds"]) * (inputs[0][0] if a["per"] == "chain" else 1))
 
 
 @gradient("to_device", "to_host", "synchronise", "host")

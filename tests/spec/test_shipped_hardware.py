@@ -163,12 +163,16 @@ def test_figures_that_every_device_keeps(name: str) -> None:
 
 @pytest.mark.parametrize("name", names("hardware"))
 def test_fp32_products_may_run_at_the_sustained_clock(name: str) -> None:
-    """A sustained clock holds against the limit of power: FP32 at full rate needs no more than that leaves."""
+    """A sustained clock holds against the limit of power: FP32 at full rate needs no more than that leaves.
+
+    But for the two cards of 70 W, whose limit cuts long products to a third or a half of the rate (measured).
+    """
     device = load_hardware(name)
     watts = (
         device.matrix.peak["fp32"] * device.sustained_clock / device.matrix_clock("fp32") * device.power.energy["fp32"]
     )
-    assert watts <= 1.05 * (device.power.limit - device.power.static)
+    share = (device.power.limit - device.power.static) / watts
+    assert 0.3 < share < 0.7 if name in ("l4", "t4") else share >= 1 / 1.05
 
 
 @pytest.mark.parametrize("name", names("hardware"))

@@ -14,9 +14,9 @@ import numpy as np
 import ebmsim
 from ebmsim.cost.machine import machine_of
 from ebmsim.estimation import estimate_lowered, settled
-from ebmsim.lowered import lower_workload
+from ebmsim.lowering import lower_workload
+from ebmsim.policy import Policy
 from ebmsim.spec.library import load_profile
-from ebmsim.spec.policy import Policy
 from ebmsim.sweep.engine import evaluate
 
 # Points and range of each axis, relative to the device.

@@ -8,15 +8,15 @@ if TYPE_CHECKING:
     from ebmsim.errors import EbmsimError, Problem, SpecError
     from ebmsim.estimation import Estimate, estimate
     from ebmsim.hardware import Hardware
+    from ebmsim.policy import Policy
     from ebmsim.spec.library import load_hardware, load_workload
-    from ebmsim.spec.policy import Policy
     from ebmsim.spec.workload import Workload
 
 _HOMES = {
     "EbmsimError": "ebmsim.errors",
     "Estimate": "ebmsim.estimation",
     "Hardware": "ebmsim.hardware",
-    "Policy": "ebmsim.spec.policy",
+    "Policy": "ebmsim.policy",
     "Problem": "ebmsim.errors",
     "SpecError": "ebmsim.errors",
     "Workload": "ebmsim.spec.workload",

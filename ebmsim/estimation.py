@@ -6,8 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,14 +15,14 @@ from ebmsim.cost.kernels import kernel_costs
 from ebmsim.cost.machine import machine_of
 from ebmsim.cost.schedule import by_phase
 from ebmsim.errors import Problem, SpecError
-from ebmsim.graph.lower import CATEGORIES, PHASES, KernelTable
-from ebmsim.graph.taxonomy import derive
+from ebmsim.graph.kernels import CATEGORIES, PHASES, KernelTable
 from ebmsim.hardware import Hardware
-from ebmsim.lowered import Lowered, lower_workload, weight_backward
-from ebmsim.spec.library import load_profile
-from ebmsim.spec.policy import Policy, Profile
-from ebmsim.spec.workload import Workload
+from ebmsim.lowered import Facts, Lowered
+from ebmsim.policy import Policy, Profile
 from ebmsim.timing import Priced, Timing, time_pass
+
+if TYPE_CHECKING:
+    from ebmsim.spec.workload import Workload
 
 FWD, BWD = PHASES.index("forward"), PHASES.index("backward-input")
 _BACKWARD = ("backward_positive", "backward_negative", "second_order")
@@ -38,7 +37,6 @@ class Estimate:
     Every figure can be opened: `timing` holds the steady step's kernels, `first` those of the first step.
     """
 
-    workload: Workload
     hardware: Hardware
     policy: Policy
     profile: Profile
@@ -62,48 +60,37 @@ class Estimate:
     def bounds(self) -> dict[str, float]:
         """Share of the step's wall time by what binds: compute, memory:<level>, dispatch, sync."""
         shares: dict[str, float] = {}
-        for name, seconds in zip(self.bound_of_kernels(), self.timing.advance, strict=True):
-            shares[name] = shares.get(name, 0.0) + float(seconds)
+        for name, seconds in zip(self.bound_of_kernels, self.timing.advance.tolist(), strict=True):
+            shares[name] = shares.get(name, 0.0) + seconds
         total = sum(shares.values()) or 1.0
         return {name: value / total for name, value in sorted(shares.items(), key=lambda item: -item[1])}
 
+    @cached_property
     def bound_of_kernels(self) -> list[str]:
         """What binds each kernel of the steady step."""
-        costs, table = self.timing.costs, self.timing.table
-        host = np.asarray(self.timing.host)
-        level = np.stack(costs.traffic.seconds).argmax(0)
+        timing, costs = self.timing, self.timing.costs
+        host, device = timing.host, timing.device
+        levels = np.stack(costs.traffic.seconds)
+        memory = levels.max(0)
         asynchronous = self.hardware.host.asynchronous
-        host_bound = asynchronous and float(host.sum()) >= float(np.asarray(self.timing.device).sum())
-        names = []
-        for i in range(len(table)):
-            work = max(costs.compute[i], costs.memory[i])
-            waits = host_bound and self.timing.advance[i] > 1.5 * self.timing.device[i]
-            issued = max(costs.fixed[i], 0.0 if asynchronous else host[i])
-            if CATEGORIES[table.category[i]] in ("host",) or costs.link[i] > 0:
-                names.append("sync")
-            elif waits or issued > work:
-                names.append("dispatch")
-            elif costs.compute[i] >= costs.memory[i]:
-                names.append("compute")
-            else:
-                names.append(f"memory:{costs.traffic.levels[level[i]]}")
-        return names
+        host_bound = asynchronous and float(host.sum()) >= float(device.sum())
+        issued = costs.fixed if asynchronous else np.maximum(costs.fixed, host)
+        names = ["sync", "dispatch", "compute", *[f"memory:{level}" for level in costs.traffic.levels]]
+        code = np.where(costs.compute >= memory, 2, 3 + levels.argmax(0))
+        waits = host_bound & (timing.advance > 1.5 * device)
+        code = np.where(waits | (issued > np.maximum(costs.compute, memory)), 1, code)
+        code = np.where((timing.table.category == CATEGORIES.index("host")) | (costs.link > 0), 0, code)
+        return [names[i] for i in code]
 
-    @cached_property
+    @property
+    def workload(self) -> Facts:
+        """The workload's name, file, preset, parameters and tags."""
+        return self.lowered.facts
+
+    @property
     def taxonomy(self) -> dict[str, Any]:
         """Declared, derived and published tags."""
-        declared = self.workload.file.taxonomy
-        derived = derive(self.workload)
-        paper = declared.paper
-        return {
-            "compositionality": declared.compositionality,
-            "dependency": declared.dependency,
-            "derived_compositionality": derived.compositionality,
-            "derived_dependency": derived.dependency,
-            "paper": None
-            if paper is None
-            else {"compositionality": paper.compositionality, "dependency": paper.dependency},
-        }
+        return dict(self.lowered.facts.taxonomy)
 
     @cached_property
     def work(self) -> dict[str, float]:
@@ -111,19 +98,19 @@ class Estimate:
         table = self.timing.table
         of = {name: table.phase == PHASES.index(name) for name in PHASES}
         plain = self.lowered.plain
-        backward = weight_backward(self.workload, self.lowered.chains, self.policy.dtype)
+        backward = self.lowered.backward
         moved = table.read + table.written
         return {
             "flops_fwd": float(table.flops[of["forward"]].sum()),
             "flops_bwd_in": float(table.flops[of["backward-input"]].sum()),
             "flops_accept": float(table.flops[of["accept"]].sum()),
-            "flops_bwd_w": float(backward.flops.sum()),
+            "flops_bwd_w": backward.flops,
             "bytes_fwd": float(moved[of["forward"]].sum()),
             "bytes_bwd_in": float(moved[of["backward-input"]].sum()),
             "kernels": len(table),
             "flops_fwd_matmul_conv": float(plain.product_flops[plain.phase == FWD].sum()),
             "flops_bwd_in_matmul_conv": float(plain.product_flops[plain.phase == BWD].sum()),
-            "flops_bwd_w_matmul_conv": float(backward.product_flops.sum()),
+            "flops_bwd_w_matmul_conv": backward.product_flops,
         }
 
     @cached_property
@@ -153,7 +140,7 @@ class Estimate:
     def to_rows(self) -> list[dict[str, Any]]:
         """One row per kernel of the steady step, for pandas."""
         t, table = self.timing, self.timing.table
-        bounds = self.bound_of_kernels()
+        bounds = self.bound_of_kernels
         return [
             {
                 "kernel": table.names[i],
@@ -206,6 +193,8 @@ class Estimate:
 
 def package_version() -> str:
     """The installed version, "0" from an uninstalled checkout."""
+    from importlib.metadata import PackageNotFoundError, version
+
     try:
         return version("ebmsim")
     except PackageNotFoundError:
@@ -214,6 +203,9 @@ def package_version() -> str:
 
 def estimate(workload: Workload, hardware: Hardware, policy: Policy | None = None) -> Estimate:
     """Predict what a workload costs on a device. Raises SpecError when the three do not fit together."""
+    from ebmsim.lowering import lower_workload
+    from ebmsim.spec.library import load_profile
+
     policy = settled(policy or Policy(), hardware)
     profile = load_profile(policy.software)
     return estimate_lowered(lower_workload(workload, policy, profile), hardware, policy, profile)
@@ -241,7 +233,7 @@ def estimate_lowered(lowered: Lowered, hardware: Hardware, policy: Policy, profi
     """The estimate of a lowered workload: no graph work is left to do."""
     prices = priced(lowered, hardware, policy, profile)
     machine = prices.machine
-    w = lowered.workload
+    w = lowered.facts
     chains, steps = w.setting("chains"), w.setting("steps")
     step = time_pass(lowered.step, prices)
     first = time_pass(lowered.first, prices)
@@ -274,7 +266,6 @@ def estimate_lowered(lowered: Lowered, hardware: Hardware, policy: Policy, profi
         "mean_power_watts": joules / step.seconds if step.seconds else 0.0,
     }
     return Estimate(
-        w,
         hardware,
         policy,
         profile,
@@ -290,7 +281,7 @@ def estimate_lowered(lowered: Lowered, hardware: Hardware, policy: Policy, profi
 
 def _training(lowered: Lowered, prices: Priced, step: Timing, one: Timing) -> dict[str, float | None]:
     names = ("t_train", "t_train_eq7", "t_bwd_w_positive", "t_bwd_w_negative", "t_train_sampling")
-    w = lowered.workload
+    w = lowered.facts
     if lowered.iteration is None or lowered.training_step is None:
         return dict.fromkeys(names)
     pass_ = time_pass(lowered.iteration, prices)
@@ -314,11 +305,14 @@ def _training(lowered: Lowered, prices: Priced, step: Timing, one: Timing) -> di
 def _intervals(seconds: Mapping[str, float | None], step: Timing, profile: Profile) -> dict[str, tuple[float, float]]:
     """80 % intervals: an error common to the whole model, and independent ones of its kernels, which average out.
 
-    With kernel times t_i the independent part has the deviation σ_k √(Σ t_i²) / Σ t_i in the logarithm.
+    With kernel times t_i and deviations σ_i of their logarithm (by category) the independent part is
+    √(Σ (σ_i t_i)²) / Σ t_i.
     """
-    t = np.asarray(step.advance)
-    spread = math.sqrt(float(np.sum(t * t))) / step.seconds if step.seconds else 0.0
-    sigma = math.hypot(profile.common_error, profile.kernel_error * spread)
+    other = profile.kernel_error.get("other", 0.0)
+    deviation = np.array([profile.kernel_error.get(c, other) for c in CATEGORIES])[step.table.category]
+    each = deviation * step.advance
+    independent = math.sqrt(float(each @ each)) / step.seconds if step.seconds else 0.0
+    sigma = math.hypot(profile.common_error, independent)
     low, high = math.exp(-_EIGHTY * sigma), math.exp(_EIGHTY * sigma)
     wanted = ("t_samp", "t_fwd", "t_bwd_in", "t_inf", "t_inf_eq6", "t_train", "t_train_eq7")
     return {name: (value * low, value * high) for name in wanted if (value := seconds[name]) is not None}
@@ -333,8 +327,8 @@ def _memory(lowered: Lowered, hardware: Hardware) -> dict[str, Any]:
     training = None
     if lowered.iteration is not None and lowered.training_step is not None:
         # Two moments, and the running average; gradients are alive among the activations.
-        states, trained = 2 + lowered.how.average, lowered.training_size
-        samples = lowered.training_step.table.live_bytes if lowered.workload.setting("training_steps") else 0.0
+        states, trained = 2 + lowered.training.average, lowered.training_size
+        samples = lowered.training_step.table.live_bytes if lowered.facts.setting("training_steps") else 0.0
         live = max(lowered.iteration.table.live_bytes, samples)
         held = trained.parameters + trained.training + trained.unused + trained.held
         training = (held + states * trained.trained) * e + live
@@ -350,7 +344,7 @@ def _memory(lowered: Lowered, hardware: Hardware) -> dict[str, Any]:
 
 def _components(e: Estimate) -> list[dict[str, Any]]:
     table, plain = e.timing.table, e.lowered.plain
-    bounds = np.array(e.bound_of_kernels())
+    bounds = np.array(e.bound_of_kernels)
     advance = np.asarray(e.timing.advance)
     owner = np.array([b.partition("[")[0] for b in table.branches])
     found = []

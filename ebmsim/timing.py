@@ -11,10 +11,10 @@ from ebmsim.cost.kernels import Kernels, host_costs, host_replay
 from ebmsim.cost.machine import Machine
 from ebmsim.cost.schedule import first_pass, overlapped, steady_pass
 from ebmsim.cost.ways import Ways
-from ebmsim.graph.lower import KernelTable
+from ebmsim.graph.kernels import KernelTable
 from ebmsim.graph.rows import Rows
 from ebmsim.lowered import Pass
-from ebmsim.spec.policy import Policy, Profile
+from ebmsim.policy import Policy, Profile
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,9 @@ from hypothesis import HealthCheck, settings
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# Nothing is left in the user's own cache, and nothing found there.
+os.environ["EBMSIM_CACHE"] = "off"
+
 # The default: the same examples on every run and machine. It never looks at the clock (deadline, too_slow),
 # which would fail on a busy machine only.
 settings.register_profile(

@@ -13,10 +13,10 @@ from ebmsim.cost.kernels import kernel_costs
 from ebmsim.cost.machine import machine_of
 from ebmsim.cost.ways import Ways, every_way
 from ebmsim.errors import Problem, SpecError
-from ebmsim.graph.lower import CATEGORIES
+from ebmsim.graph.kernels import CATEGORIES
 from ebmsim.graph.rows import Rows, rows_of
 from ebmsim.hardware import Hardware
-from ebmsim.spec.policy import Policy, Profile, arithmetic
+from ebmsim.policy import Policy, Profile, arithmetic
 
 # Bounds of the size bands, in s of measured time.
 BANDS = (0.0, 10e-6, 100e-6, 1e-3, float("inf"))

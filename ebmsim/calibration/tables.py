@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 from ebmsim.errors import Problem, SpecError, suggest
 from ebmsim.graph.differentiate import differentiate
 from ebmsim.graph.graph import Builder
-from ebmsim.graph.lower import BYTES, KernelTable, lower
+from ebmsim.graph.kernels import BYTES, KernelTable
+from ebmsim.graph.lower import lower
 
 SIZES = ("b", "m", "n", "k", "c_in", "c_out", "kernel", "size", "stride", "padding")
 COLUMNS = ("kind", "phase", "dtype", *SIZES, "latency_us", "source")
@@ -55,6 +56,7 @@ PROTOCOLS = {
     "NeuSight": Protocol(1, {"elementwise": 17e-6, "matmul": 17e-6, "convolution": 60e-6}),
 }
 UNKNOWN = Protocol(1, {})
+
 
 @dataclass(frozen=True)
 class Kind:

@@ -9,8 +9,7 @@ from typing import Any
 import click
 
 from ebmsim.errors import Problem, SpecError
-from ebmsim.spec.library import load_hardware, load_workload, parse_setting
-from ebmsim.spec.policy import Policy
+from ebmsim.policy import Policy
 
 
 def _workload_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -42,13 +41,17 @@ def _policy(**given: Any) -> Policy:
     return Policy(**{name: given[name] for name in Policy.__dataclass_fields__})
 
 
-def _inputs(workload: str, hw: str, preset: str, settings: tuple[str, ...]) -> tuple[Any, Any]:
-    """Workload and hardware with their overrides; the problems of both at once."""
+def _estimate(workload: str, hw: str, preset: str, settings: tuple[str, ...], policy: Mapping[str, Any]) -> Any:
+    """An estimate with its overrides; the problems of all inputs at once."""
+    from ebmsim.prepared import estimate_named
+
     mine: dict[str, Any] = {}
     theirs: dict[str, Any] = {}
     problems: list[Problem] = []
-    loaded: list[Any] = [None, None]
+    how = None
     for text in settings:
+        from ebmsim.spec.setting import parse_setting
+
         try:
             path, value = parse_setting(text)
             if path.startswith(("hardware.", "hw.")):
@@ -57,35 +60,11 @@ def _inputs(workload: str, hw: str, preset: str, settings: tuple[str, ...]) -> t
                 mine[path] = value
         except SpecError as error:
             problems += error.problems
-    loads: tuple[Callable[[], Any], ...] = (
-        lambda: load_workload(workload, preset, mine),
-        lambda: load_hardware(hw, theirs),
-    )
-    for index, load in enumerate(loads):
-        try:
-            loaded[index] = load()
-        except SpecError as error:
-            problems += error.problems
-    if problems:
-        raise SpecError(problems)
-    return loaded[0], loaded[1]
-
-
-def _estimate(workload: str, hw: str, preset: str, settings: tuple[str, ...], policy: Mapping[str, Any]) -> Any:
-    from ebmsim.estimation import estimate as run
-
-    problems: list[Problem] = []
     try:
         how = _policy(**policy)
     except SpecError as error:
         problems += error.problems
-    try:
-        loaded = _inputs(workload, hw, preset, settings)
-    except SpecError as error:
-        problems += error.problems
-    if problems:
-        raise SpecError(problems)
-    return run(*loaded, how)
+    return estimate_named(workload, hw, how, preset, mine, theirs, problems)
 
 
 @click.command()
@@ -171,6 +150,8 @@ def compare(
 def show(workload: str, form: str, preset: str, settings: tuple[str, ...]) -> None:
     """Components, wiring, taxonomy and sampler of WORKLOAD."""
     from ebmsim.report.show import drawing, print_workload
+    from ebmsim.spec.library import load_workload
+    from ebmsim.spec.setting import parse_setting
 
     loaded = load_workload(workload, preset, dict(parse_setting(text) for text in settings))
     if form == "text":

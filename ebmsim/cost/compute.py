@@ -10,7 +10,7 @@ from ebmsim.cost.machine import Machine
 from ebmsim.cost.products import choices, dtypes, product_rate, product_seconds, saving
 from ebmsim.cost.ways import Ways
 from ebmsim.graph.rows import Rows
-from ebmsim.spec.policy import Policy, Profile
+from ebmsim.policy import Policy, Profile
 
 # Elements in flight per unit that fill it (threads a GPU unit holds).
 _RESIDENT_THREADS = 2048.0

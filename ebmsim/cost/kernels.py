@@ -11,9 +11,9 @@ from ebmsim.cost.machine import Machine
 from ebmsim.cost.products import dtypes, saving
 from ebmsim.cost.traffic import Traffic, traffic
 from ebmsim.cost.ways import Ways
-from ebmsim.graph.lower import CATEGORIES
+from ebmsim.graph.kernels import CATEGORIES
 from ebmsim.graph.rows import FORWARD, Rows
-from ebmsim.spec.policy import Policy, Profile
+from ebmsim.policy import Policy, Profile
 
 HOST, RNG = (CATEGORIES.index(c) for c in ("host", "rng"))
 

@@ -11,7 +11,7 @@ from ebmsim.cost.systolic import fold_cycles
 from ebmsim.cost.ways import Ways, takes
 from ebmsim.errors import Problem, SpecError
 from ebmsim.graph.rows import Products
-from ebmsim.spec.policy import Policy, Profile, arithmetic
+from ebmsim.policy import Policy, Profile, arithmetic
 
 
 class Arithmetic(NamedTuple):

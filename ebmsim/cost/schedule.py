@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ebmsim.graph.lower import PHASES, KernelTable
+from ebmsim.graph.kernels import PHASES, KernelTable
 
 
 class Stage(NamedTuple):

@@ -10,7 +10,7 @@ import numpy as np
 from ebmsim.cost.machine import Machine
 from ebmsim.graph.rows import Products, Rows
 from ebmsim.hardware import Level
-from ebmsim.spec.policy import Profile
+from ebmsim.policy import Profile
 
 
 class Traffic(NamedTuple):

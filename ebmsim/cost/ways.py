@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ebmsim.graph.lower import Floats, Ints
+from ebmsim.graph.kernels import Floats, Ints
 from ebmsim.graph.rows import Products
-from ebmsim.spec.policy import Algorithm, Profile, Tiles
+from ebmsim.policy import Algorithm, Profile, Tiles
 
 PARTIAL_SUM_BYTES = 4.0
 # Launches of a transformed convolution beside its products: images, filters and results are transformed.

@@ -33,7 +33,7 @@ def check_file(file: str) -> list[Problem]:
                 problems += [p for p in found if p not in problems]
             return problems
         if "host_cost" in document.data:
-            from ebmsim.spec.policy import parse_profile
+            from ebmsim.spec.software import parse_profile
 
             parse_profile(document)
         else:

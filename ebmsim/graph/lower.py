@@ -3,76 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from ebmsim.graph.graph import Attributes, Graph, Node
+from ebmsim.graph.kernels import BYTES, CATEGORIES, PHASES, Floats, Ints, KernelTable
 from ebmsim.graph.operators.table import OPERATORS, WORK, Shape, Work, rule
-
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
-
-BYTES = {
-    "fp64": 8.0,
-    "fp32": 4.0,
-    "tf32": 4.0,
-    "bf16": 2.0,
-    "fp16": 2.0,
-    "fp8": 1.0,
-    "int8": 1.0,
-    "fp4": 0.5,
-    "int4": 0.5,
-}
-CATEGORIES = ("matmul", "convolution", "elementwise", "transformation", "movement", "rng", "host")
-PHASES = ("forward", "backward-input", "rng", "update", "accept", "host", "once", "backward-weight")
-
-
-@dataclass(frozen=True)
-class KernelTable:
-    """Kernels in launch order. All arrays have one entry per kernel, accesses one entry per tensor touched.
-
-    flops, special, random: operations. product: batch, m, n, k (k = 0 without a product). chained: 1 where its first
-    operand is made on the chip. window: kernel, stride, height, width of a convolution (0 for others). bytes in B. An
-    access is a read, or a write of what is read later: `distance` is the bytes touched since the tensor was last
-    touched (reads) or until it is last read (writes), inf where it was not touched before; `cold` the same in a first
-    step. Distances are kept to an eighth of an octave, rounded up, so that alike kernels become equal. awaited: pairs
-    of a kernel and an earlier one of another branch whose result it reads.
-    """
-
-    names: tuple[str, ...]
-    ops: tuple[str, ...]
-    lines: tuple[int, ...]
-    branches: tuple[str, ...]
-    category: Ints
-    phase: Ints
-    flops: Floats
-    special: Floats
-    random: Floats
-    product: Floats
-    product_flops: Floats
-    chained: Floats
-    window: Floats
-    seconds: Floats
-    read: Floats
-    read_weights: Floats
-    written: Floats
-    access_kernel: Ints
-    access_bytes: Floats
-    access_weight: npt.NDArray[np.bool_]
-    distance: Floats
-    cold: Floats
-    element_bytes: float
-    weight_bytes: float
-    live_bytes: float
-    awaited: Ints
-
-    def __len__(self) -> int:
-        return len(self.names)
 
 
 @lru_cache(maxsize=20_000)

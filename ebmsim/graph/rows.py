@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ebmsim.graph.lower import CATEGORIES, PHASES, Floats, Ints, KernelTable
+from ebmsim.graph.kernels import CATEGORIES, PHASES, Floats, Ints, KernelTable
 
 Flags = npt.NDArray[np.bool_]
 CONVOLUTION = CATEGORIES.index("convolution")
@@ -97,6 +97,11 @@ def rows_of(passes: Sequence[tuple[KernelTable, bool]]) -> tuple[Rows, tuple[Int
     counts = [len(table) for table, _ in passes]
     orders = np.split(order, np.cumsum(counts)[:-1])
     return _rows(columns[first], touched, starts, np.array(stops), np.array(first, dtype=np.int64), size), tuple(orders)
+
+
+def counted(order: Ints, rows: int) -> Floats:
+    """How often each row occurs among some launches."""
+    return np.bincount(order, minlength=rows).astype(np.float64)
 
 
 def _columns(table: KernelTable) -> Floats:

@@ -9,7 +9,7 @@ import numpy as np
 from ebmsim.cost.compute import vector_rate
 from ebmsim.cost.products import choices, dtypes, product_rate
 from ebmsim.errors import Problem, SpecError, suggest
-from ebmsim.graph.lower import CATEGORIES, PHASES
+from ebmsim.graph.kernels import CATEGORIES, PHASES
 from ebmsim.units import format_quantity
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def explain_kernel(e: Estimate, name: str) -> str:
 
 def _head(e: Estimate, i: int) -> list[str]:
     t = e.timing.table
-    where = f"{e.workload.document.file}:{t.lines[i]}" if t.lines[i] else "derived by the gradient rules"
+    where = f"{e.workload.file}:{t.lines[i]}" if t.lines[i] else "derived by the gradient rules"
     lines = [
         f"{t.names[i]}: {t.ops[i]}, {PHASES[t.phase[i]]}, {CATEGORIES[t.category[i]]}  ({where})",
         f"  work      {_n(t.flops[i])} FLOPs, {_n(t.special[i])} transcendental, {_n(t.random[i])} random numbers",
@@ -126,7 +126,7 @@ def _total(e: Estimate, i: int) -> list[str]:
         f"  device    {_s(fixed)} fixed + {rule} of compute {_s(costs.compute[i])} and memory "
         f"{_s(costs.memory[i])} = {_s(timing.device[i])}",
         f"  host      {_s(timing.host[i])} to issue it",
-        f"  time      {_s(timing.advance[i])} of the step's {_s(timing.seconds)}, bound by {e.bound_of_kernels()[i]}",
+        f"  time      {_s(timing.advance[i])} of the step's {_s(timing.seconds)}, bound by {e.bound_of_kernels[i]}",
     ]
     if timing.stretched > 1.0:
         lines.append(f"            stretched {timing.stretched:.3f} times: the step would exceed the power limit")

@@ -6,7 +6,8 @@ from typing import Any
 
 from ebmsim.graph.combine import combination
 from ebmsim.graph.compose import Composer, compose
-from ebmsim.graph.lower import PHASES, lower
+from ebmsim.graph.kernels import PHASES
+from ebmsim.graph.lower import lower
 from ebmsim.graph.taxonomy import derive
 from ebmsim.report.table import console, plain_table
 from ebmsim.spec.workload import Workload, sampler_program

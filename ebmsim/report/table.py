@@ -30,8 +30,8 @@ _PHASES = (
 
 def console(width: int = 120) -> Console:
     """The console on stdout; `width` columns where the output is not a terminal."""
-    plain = Console()
-    return plain if plain.is_terminal else Console(width=width)
+    plain = Console(emoji=False)
+    return plain if plain.is_terminal else Console(width=width, emoji=False)
 
 
 def seconds(value: float | None) -> str:
@@ -121,7 +121,7 @@ def _summary(e: Estimate) -> str:
 def _phases(e: Estimate) -> Table:
     table = plain_table("phase of a step", "time", "share", "FLOPs", "bytes", "kernels")
     kernels = e.timing.table
-    from ebmsim.graph.lower import PHASES
+    from ebmsim.graph.kernels import PHASES
 
     for label, key in _PHASES:
         value = e.seconds[key] or 0.0

@@ -9,9 +9,9 @@ from typing import Any
 
 from ebmsim.errors import Problem, SpecError, suggest
 from ebmsim.hardware import Hardware
-from ebmsim.spec.expression import ExpressionError, evaluate
+from ebmsim.policy import Profile
 from ebmsim.spec.located import Document, load_document
-from ebmsim.spec.policy import Profile, parse_profile
+from ebmsim.spec.software import parse_profile
 from ebmsim.spec.workload import Workload, parse_workload, settle
 
 _PACKAGE = Path(__file__).resolve().parents[1]
@@ -97,18 +97,3 @@ def _overridden(document: Document, overrides: Mapping[str, Any]) -> Document:
 def load_profile(name: str) -> Profile:
     """A software profile by name or path. Raises SpecError."""
     return parse_profile(load_document(find("software", name)))
-
-
-def parse_setting(text: str) -> tuple[str, Any]:
-    """One `path=value` of the command line, the value as YAML would read it. Raises SpecError."""
-    path, equals, value = text.partition("=")
-    if not equals or not path.strip() or not value.strip():
-        raise SpecError([Problem(f"expected path=value, found '{text}'", hint="for example --set chains=8")])
-    value = value.strip()
-    words = {"true": True, "false": False}
-    if value in words:
-        return path.strip(), words[value]
-    try:
-        return path.strip(), evaluate(value, {})
-    except ExpressionError:
-        return path.strip(), value

@@ -15,8 +15,9 @@ from ebmsim import sampling
 from ebmsim.cost.kernels import Kernels, host_costs, host_replay, kernel_costs
 from ebmsim.cost.machine import Machine
 from ebmsim.errors import EbmsimError
-from ebmsim.lowered import Lowered, Pass, counted
-from ebmsim.spec.policy import Policy, Profile
+from ebmsim.graph.rows import counted
+from ebmsim.lowered import Lowered, Pass
+from ebmsim.policy import Policy, Profile
 from ebmsim.sweep.totals import bounds, totals
 
 
@@ -28,7 +29,7 @@ def evaluate(lowered: Lowered, machine: Machine, profile: Profile, policy: Polic
     """
     if policy.streams > 1:
         raise EbmsimError("a grid is evaluated with one stream")
-    w = lowered.workload
+    w = lowered.facts
     chains, steps = w.setting("chains"), w.setting("steps") * lowered.launches
     passes = {"step": lowered.step, "first": lowered.first, "one": lowered.one_chain}
     passes |= {f"once{i}": pass_ for i, pass_ in enumerate(lowered.once)}

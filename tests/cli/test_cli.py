@@ -16,10 +16,11 @@ import pytest
 import ebmsim
 from ebmsim.cli.main import COMMANDS, main
 from ebmsim.estimation import estimate_lowered, settled
-from ebmsim.graph.lower import CATEGORIES
-from ebmsim.lowered import Lowered, fused, lower_workload
+from ebmsim.graph.kernels import CATEGORIES
+from ebmsim.lowered import Lowered
+from ebmsim.lowering import fused, lower_workload
+from ebmsim.policy import CHAIN_MODES, EXECUTIONS
 from ebmsim.spec.library import load_profile
-from ebmsim.spec.policy import CHAIN_MODES, EXECUTIONS
 
 ROOT = Path(__file__).parents[2]
 WORKLOADS = ("ccsp", "ebm_cmp", "ebm_cvr", "ebm_eqm", "ebm_imp", "ired")

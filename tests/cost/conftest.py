@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
 from ebmsim.hardware import Hardware
+from ebmsim.policy import EXECUTIONS, Policy
 from ebmsim.spec.library import load_hardware
 from ebmsim.spec.located import parse_document
-from ebmsim.spec.policy import EXECUTIONS, Policy
 from ebmsim.spec.workload import Workload, parse_workload, settle
 
 DEVICES = tuple(load_hardware(name) for name in ("rtx5090", "ryzen9900x", "tpu_v6e"))

@@ -18,11 +18,12 @@ from ebmsim.cost.traffic import hit
 from ebmsim.cost.ways import Ways, ways_of
 from ebmsim.graph.compose import compose
 from ebmsim.graph.graph import Graph, Node
-from ebmsim.graph.lower import BYTES, lower, view_roots
+from ebmsim.graph.kernels import BYTES
+from ebmsim.graph.lower import lower, view_roots
 from ebmsim.graph.operators.table import OPERATORS, WORK
 from ebmsim.graph.rows import Products
+from ebmsim.policy import Profile
 from ebmsim.spec.library import load_hardware, load_profile
-from ebmsim.spec.policy import Profile
 from ebmsim.spec.workload import Workload
 
 SECONDS = st.floats(0, 10, allow_subnormal=False)
@@ -165,7 +166,7 @@ def one_product(product: tuple[int, ...], size: float, window: tuple[int, ...] =
 
 def only(**changes: Any) -> Profile:
     """The CUDA profile with some of its choices taken away."""
-    return CUDA.model_copy(update=changes)
+    return replace(CUDA, **changes)
 
 
 def timed(products: Products, profile: Profile, **figures: Any) -> tuple[Ways, Any, Machine]:
@@ -215,7 +216,7 @@ def test_waves_are_those_of_a_loop(product: tuple[int, ...], tile: list[float], 
 @given(PRODUCTS)
 def test_an_operand_made_on_the_chip_is_not_fetched(product: tuple[int, ...]) -> None:
     b, _, n, k = product
-    tile = [[64, 128, 1.0]]
+    tile = ((64.0, 128.0, 1.0),)
     products = replace(one_product(product, 2.0), chained=np.ones(1))
     ways = ways_of(products, only(tiles=tile, split_k=[1]))
     rows = len(range(0, product[1], 64))
@@ -252,7 +253,7 @@ def test_winograd_multiplies_every_point_of_every_tile(
     product = (1, images * height * width, filters, channels * r * r)
     ways, found, machine = timed(one_product(product, 4.0, (r, 1, height, width)), profile)
     # The same products, batched, without the transforms.
-    inside = only(tiles=[[*tile[:2], tile[2] * winograd.fraction]], split_k=[1], feed=1e30)
+    inside = only(tiles=((*tile[:2], tile[2] * winograd.fraction),), split_k=[1], feed=1e30)
     levels = (*machine.levels[:-2], replace(machine.levels[-2], bandwidth=1e30), machine.levels[-1])
     _, alone, _ = timed(one_product((points, tiles, filters, channels), 4.0), inside, levels=levels)
     moved = 2 * 4 * points * (tiles * channels + tiles * filters + channels * filters)

@@ -12,12 +12,13 @@ from hypothesis import strategies as st
 from ebmsim.cost.compute import bound_seconds
 from ebmsim.cost.machine import machine_of
 from ebmsim.estimation import Estimate, estimate, estimate_lowered, settled
-from ebmsim.graph.lower import PHASES
+from ebmsim.graph.kernels import PHASES
 from ebmsim.hardware import Hardware
-from ebmsim.lowered import Lowered, lower_workload
+from ebmsim.lowered import Lowered
+from ebmsim.lowering import lower_workload
+from ebmsim.policy import Policy
 from ebmsim.spec.library import load_hardware, load_profile
 from ebmsim.spec.located import parse_document
-from ebmsim.spec.policy import Policy
 from ebmsim.spec.workload import Workload, parse_workload, settle
 
 FEW = settings(max_examples=25)

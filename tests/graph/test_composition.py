@@ -13,11 +13,12 @@ from ebmsim.graph.operators.table import OPERATORS
 from ebmsim.graph.taxonomy import derive
 from ebmsim.graph.training import compose_training, how_trained
 from ebmsim.hardware import Hardware
-from ebmsim.lowered import Lowered, lower_workload
+from ebmsim.lowered import Lowered
+from ebmsim.lowering import lower_workload
+from ebmsim.policy import Policy
 from ebmsim.report.show import drawing, print_workload
 from ebmsim.spec.library import load_hardware, load_profile
 from ebmsim.spec.located import parse_document
-from ebmsim.spec.policy import Policy
 from ebmsim.spec.workload import Workload, parse_workload, settle
 
 DEVICE: Hardware = load_hardware("rtx5090")

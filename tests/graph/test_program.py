@@ -14,10 +14,10 @@ from ebmsim.graph.lower import lower
 from ebmsim.graph.operators.table import OPERATORS
 from ebmsim.graph.taxonomy import derive
 from ebmsim.graph.training import Iteration, compose_training
-from ebmsim.lowered import lower_workload
+from ebmsim.lowering import lower_workload
+from ebmsim.policy import Policy
 from ebmsim.spec.library import load_profile
 from ebmsim.spec.located import load_document
-from ebmsim.spec.policy import Policy
 from ebmsim.spec.workload import Workload, parse_workload, settle
 
 CHAINS, ROWS, WIDTH, HIDDEN, LAYERS = 3, 2, 4, 6, 3

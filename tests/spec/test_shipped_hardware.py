@@ -6,8 +6,8 @@ import pytest
 
 from ebmsim.estimation import estimate
 from ebmsim.hardware import Hardware
+from ebmsim.policy import Policy
 from ebmsim.spec.library import load_hardware, load_workload, names
-from ebmsim.spec.policy import Policy
 
 # Multiply-adds of one SM in one clock, dense. FP32 on CUDA cores: one per lane, 64 lanes on Volta, Turing and GA100,
 # 128 on all others. On tensor cores: how many there are × how many multiply-adds each does.

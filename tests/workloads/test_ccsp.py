@@ -14,10 +14,10 @@ from ebmsim.graph.lower import lower
 from ebmsim.graph.operators.table import OPERATORS, WORK
 from ebmsim.graph.taxonomy import derive
 from ebmsim.graph.training import compose_training
-from ebmsim.lowered import lower_workload
+from ebmsim.lowering import lower_workload
+from ebmsim.policy import Policy
 from ebmsim.spec.library import load_hardware, load_profile
 from ebmsim.spec.located import load_document
-from ebmsim.spec.policy import Policy
 from ebmsim.spec.workload import Workload, parse_workload, settle
 
 DOCUMENT = load_document(Path(__file__).parents[2] / "workload_graphs" / "ccsp.yaml")

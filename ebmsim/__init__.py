@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ebmsim.calibration.validation import Validation, validate
     from ebmsim.errors import EbmsimError, Problem, SpecError
     from ebmsim.estimation import Estimate, estimate
     from ebmsim.hardware import Hardware
@@ -19,10 +20,12 @@ _HOMES = {
     "Policy": "ebmsim.policy",
     "Problem": "ebmsim.errors",
     "SpecError": "ebmsim.errors",
+    "Validation": "ebmsim.calibration.validation",
     "Workload": "ebmsim.spec.workload",
     "estimate": "ebmsim.estimation",
     "load_hardware": "ebmsim.spec.library",
     "load_workload": "ebmsim.spec.library",
+    "validate": "ebmsim.calibration.validation",
 }
 
 __all__ = [
@@ -32,10 +35,12 @@ __all__ = [
     "Policy",
     "Problem",
     "SpecError",
+    "Validation",
     "Workload",
     "estimate",
     "load_hardware",
     "load_workload",
+    "validate",
 ]
 
 

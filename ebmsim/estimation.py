@@ -13,6 +13,7 @@ import numpy as np
 from ebmsim import sampling
 from ebmsim.cost.kernels import kernel_costs
 from ebmsim.cost.machine import machine_of
+from ebmsim.cost.products import dtypes
 from ebmsim.cost.schedule import by_phase
 from ebmsim.errors import Problem, SpecError
 from ebmsim.graph.kernels import CATEGORIES, PHASES, KernelTable
@@ -308,8 +309,10 @@ def _intervals(seconds: Mapping[str, float | None], step: Timing, profile: Profi
     With kernel times t_i and deviations σ_i of their logarithm (by category) the independent part is
     √(Σ (σ_i t_i)²) / Σ t_i.
     """
-    other = profile.kernel_error.get("other", 0.0)
-    deviation = np.array([profile.kernel_error.get(c, other) for c in CATEGORIES])[step.table.category]
+    names = dtypes(profile, step.priced.machine, step.priced.policy)
+    of = {"matmul": names.matmul, "convolution": names.convolution}
+    deviations = [profile.deviation(c, of.get(c, step.priced.policy.dtype)) for c in CATEGORIES]
+    deviation = np.array(deviations)[step.table.category]
     each = deviation * step.advance
     independent = math.sqrt(float(each @ each)) / step.seconds if step.seconds else 0.0
     sigma = math.hypot(profile.common_error, independent)

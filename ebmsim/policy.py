@@ -58,7 +58,8 @@ class Algorithm:
     """Winograd's convolution by its tiles: which convolutions it takes, and what its products and transforms reach.
 
     output: side of the square of results that one tile gives. fraction: of the direct convolution's tiles that its
-    products reach. transforms: share of the shared level's bandwidth that its transforms reach.
+    products reach. transforms: share of the shared level's bandwidth that its transforms reach. energy: of products and
+    transforms over that of the direct algorithm.
     """
 
     kernel: int
@@ -67,6 +68,7 @@ class Algorithm:
     arithmetic: str
     fraction: float
     transforms: float
+    energy: float
 
     @property
     def points(self) -> int:
@@ -113,6 +115,14 @@ class Profile:
     common_error: float
     kernel_error: Mapping[str, float]
     sources: Mapping[str, str]
+
+    def deviation(self, category: str, dtype: str) -> float:
+        """Standard deviation of the log error of one kernel: of its category in that arithmetic, or of its category.
+
+        Categories without an entry have that of `other`.
+        """
+        error = self.kernel_error
+        return error.get(f"{category} {dtype}", error.get(category, error["other"]))
 
 
 def arithmetic(profile: Profile, peaks: Mapping[str, Any], policy: Policy, category: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -11,19 +12,21 @@ import numpy as np
 from ebmsim.calibration.tables import PROTOCOLS, UNKNOWN, Measurement, as_measured
 from ebmsim.cost.kernels import kernel_costs
 from ebmsim.cost.machine import machine_of
-from ebmsim.cost.ways import Ways, every_way
+from ebmsim.cost.ways import every_way
 from ebmsim.errors import Problem, SpecError
 from ebmsim.graph.kernels import CATEGORIES
 from ebmsim.graph.rows import Rows, rows_of
 from ebmsim.hardware import Hardware
 from ebmsim.policy import Policy, Profile, arithmetic
 
+# 80 % of a normal distribution lies within this many standard deviations.
+EIGHTY = 1.2816
 # Bounds of the size bands, in s of measured time.
 BANDS = (0.0, 10e-6, 100e-6, 1e-3, float("inf"))
 
 
 class Part(NamedTuple):
-    """Measurements of one dtype with their distinct kernels; order: rows of all launches, owner: whose they are."""
+    """Measurements of one dtype and execution, distinct kernels; order: rows of all launches, owner: whose they are."""
 
     index: Any
     rows: Rows
@@ -38,19 +41,20 @@ class Prepared:
     measurements: tuple[Measurement, ...]
     measured: Any
     call: Any
-    parts: dict[str, Part]
+    parts: dict[tuple[str, str], Part]
 
 
 def prepare(measurements: Sequence[Measurement]) -> Prepared:
     """Lower all measurements, equal kernels once."""
     parts = {}
     calls = np.zeros(len(measurements))
-    for dtype in sorted({m.dtype for m in measurements}):
-        index = [i for i, m in enumerate(measurements) if m.dtype == dtype]
+    kinds = [(m.dtype, PROTOCOLS.get(m.source, UNKNOWN).execution) for m in measurements]
+    for kind in sorted(set(kinds)):
+        index = [i for i, other in enumerate(kinds) if other == kind]
         tables = [as_measured(measurements[i]) for i in index]
         rows, orders = rows_of([(table, False) for table in tables])
         owner = np.repeat(np.arange(len(index)), [len(order) for order in orders])
-        parts[dtype] = Part(np.array(index), rows, np.concatenate(orders), owner)
+        parts[kind] = Part(np.array(index), rows, np.concatenate(orders), owner)
         for i, table in zip(index, tables, strict=True):
             call = PROTOCOLS.get(measurements[i].source, UNKNOWN).call
             calls[i] = sum(call.get(CATEGORIES[c], call.get("elementwise", 0.0)) for c in table.category)
@@ -58,7 +62,7 @@ def prepare(measurements: Sequence[Measurement]) -> Prepared:
     return Prepared(tuple(measurements), measured, calls, parts)
 
 
-def predict(prepared: Prepared, hardware: Hardware, profile: Profile, ways: dict[str, Ways] | None = None) -> Any:
+def predict(prepared: Prepared, hardware: Hardware, profile: Profile) -> Any:
     """Seconds of every measurement: kernels one after another, the limit of power kept, the call's host time added.
 
     Products are computed as torch does by default, but for convolutions in fp32, which these tables hold strictly so.
@@ -66,10 +70,10 @@ def predict(prepared: Prepared, hardware: Hardware, profile: Profile, ways: dict
     """
     machine = machine_of(hardware)
     found = np.empty(len(prepared.measured))
-    for dtype, part in prepared.parts.items():
-        policy = Policy(dtype=dtype, math="strict", execution="graph", fidelity="analytical")
-        of_products = ways[dtype] if ways else every_way(part.rows.products, profile)
-        costs = kernel_costs(part.rows, of_products, machine, profile, policy)
+    for (dtype, execution), part in prepared.parts.items():
+        policy = Policy(dtype=dtype, math="strict", execution=execution, fidelity="analytical")
+        ways = every_way(part.rows.products, profile)
+        costs = kernel_costs(part.rows, ways, machine, profile, policy)
         seconds = np.bincount(part.owner, costs.seconds(profile.knee)[part.order], len(part.index))
         joules = np.bincount(part.owner, costs.joules[part.order], len(part.index))
         found[part.index] = np.maximum(seconds, joules / (machine.power.limit - machine.power.static))
@@ -88,6 +92,16 @@ def check_dtypes(measurements: Sequence[Measurement], hardware: Hardware, profil
             problems.append(Problem(message, file, line, 1, "dtype", f"it has {have}"))
     if problems:
         raise SpecError(problems)
+
+
+def deviation_of(measurement: Measurement, profile: Profile) -> float:
+    """The deviation of the log error of a measured kernel, the part common to a whole model included."""
+    return math.hypot(profile.common_error, profile.deviation(category_of(measurement), measurement.dtype))
+
+
+def category_of(measurement: Measurement) -> str:
+    """The kernel category of what was measured."""
+    return {"linear": "matmul", "matmul": "matmul", "conv2d": "convolution"}.get(measurement.kind, "elementwise")
 
 
 class Errors(NamedTuple):

@@ -40,9 +40,14 @@ class Measurement(NamedTuple):
 
 
 class Protocol(NamedTuple):
-    """How a source measured: `copies` of the operands used in turn, host seconds of a call in each time by category."""
+    """How a source measured.
+
+    copies: of the operands, used in turn. execution: kernels launched one by one, or captured. call: host seconds that
+    are in each time, by category.
+    """
 
     copies: int
+    execution: str
     call: dict[str, float]
 
 
@@ -52,10 +57,10 @@ class Protocol(NamedTuple):
 # few parts in a thousand, with c = 14 to 20 us on an A100, an L4 and a T4 alike; its smallest product takes 36 us and
 # its smallest convolution 63 us.
 PROTOCOLS = {
-    "aiconfigurator": Protocol(6, {}),
-    "NeuSight": Protocol(1, {"elementwise": 17e-6, "matmul": 17e-6, "convolution": 60e-6}),
+    "aiconfigurator": Protocol(6, "graph", {}),
+    "NeuSight": Protocol(1, "eager", {"elementwise": 17e-6, "matmul": 17e-6, "convolution": 60e-6}),
 }
-UNKNOWN = Protocol(1, {})
+UNKNOWN = Protocol(1, "graph", {})
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import click
@@ -141,6 +143,49 @@ def compare(
     from ebmsim.report.table import print_comparison
 
     print_comparison(found)
+
+
+class _Fraction(click.FloatRange):
+    """A number that is not NaN."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        number = super().convert(value, param, ctx)
+        if number != number:
+            self.fail("expected a fraction, found nan", param, ctx)
+        return number
+
+
+@click.command()
+@click.option("--measurements", required=True, type=Path, metavar="TABLE.csv", help="Measured kernels, one per row.")
+@click.option("--hw", required=True, metavar="HARDWARE", help="Name or path of the device they were measured on.")
+@click.option("--software", default="", help="Software profile; the device's own if not given.")
+@click.option("--max-median", type=_Fraction(min=0), help="Exit 1 where the median error, a fraction, is above.")
+@click.option("-o", "--output", type=Path, metavar="PLOT.png", help="Draw predicted against measured times.")
+@click.option("--json", "as_json", is_flag=True, help="Errors as one JSON object, fractions.")
+def validate(
+    measurements: Path, hw: str, software: str, max_median: float | None, output: Path | None, as_json: bool
+) -> None:
+    """How far predicted kernel times are from those measured on a device."""
+    from ebmsim.calibration.validation import validate as replay
+
+    if output is not None:
+        from ebmsim.report.plots import check_picture
+
+        check_picture(output)
+    found = replay(measurements, hw, software)
+    if output is not None:
+        from ebmsim.report.plots import parity
+
+        parity(found, output)
+    if as_json:
+        click.echo(json.dumps(found.to_dict(), indent=1, allow_nan=False))
+    else:
+        from ebmsim.report.validation import print_validation
+
+        print_validation(found)
+    if max_median is not None and found.errors.median_ape > max_median:
+        click.echo(f"median error {found.errors.median_ape:.4f} is above {max_median:g}", err=True)
+        sys.exit(1)
 
 
 @click.command()

@@ -8,7 +8,7 @@ import numpy as np
 
 from ebmsim.cost.compute import bound_seconds, compute_seconds
 from ebmsim.cost.machine import Machine
-from ebmsim.cost.products import dtypes, saving
+from ebmsim.cost.products import dtypes, launch_seconds, least_energy
 from ebmsim.cost.traffic import Traffic, traffic
 from ebmsim.cost.ways import Ways
 from ebmsim.graph.kernels import CATEGORIES
@@ -66,13 +66,6 @@ class Kernels(NamedTuple):
         return Kernels(*[spread if part is moved else launches(part) for part in self])
 
 
-def gap(machine: Machine, policy: Policy) -> Any:
-    """Seconds between two kernels on the device, by execution; a loop resident on the device has the persistent one."""
-    if policy.execution == "persistent" or machine.features.resident_loop:
-        return machine.launch.persistent
-    return machine.launch.graph if policy.execution == "graph" else machine.launch.eager
-
-
 def knee(compute: Any, memory: Any, exponent: float) -> Any:
     """(cᵖ + mᵖ)^(1/p): compute and memory time of a product overlap, but not perfectly near the knee."""
     if exponent == 2:
@@ -91,7 +84,7 @@ def kernel_costs(rows: Rows, ways: Ways, machine: Machine, profile: Profile, pol
         compute = bound_seconds(rows, machine, profile, policy)
     else:
         compute = compute_seconds(rows, ways, machine, profile, policy)
-    fixed = 0.0 if bound else profile.kernel_time + profile.kernel_cycles / machine.clock + gap(machine, policy)
+    fixed = 0.0 if bound else launch_seconds(machine, profile, policy)
     latency = 0.0 if bound else machine.host.link_latency
     link = np.where(rows.crosses, latency + rows.written / machine.host.link_bandwidth, 0.0)
     free = rows.category == HOST
@@ -105,8 +98,8 @@ def kernel_costs(rows: Rows, ways: Ways, machine: Machine, profile: Profile, pol
 def _joules(rows: Rows, machine: Machine, profile: Profile, policy: Policy, moved: Traffic) -> Any:
     """FLOPs times energy per FLOP of their arithmetic, plus bytes at each level times its energy per byte.
 
-    Products count the arithmetic of the cheapest algorithm, so that no figure of a device that only changes the choice
-    of algorithm can raise the power; those in fp32 take `product_energy` times the energy of their FLOPs.
+    Products count the energy of the algorithm that takes least, so that no figure of a device that only changes the
+    choice of algorithm can raise the power; those in fp32 take `product_energy` times the energy of their FLOPs.
     """
     energy = machine.power.energy
     plain = energy.get(policy.dtype, energy.get("fp32", 0.0))
@@ -116,7 +109,7 @@ def _joules(rows: Rows, machine: Machine, profile: Profile, policy: Policy, move
         matmul, convolution = (
             energy.get(name, plain) * (profile.product_energy if name == "fp32" else 1.0) for name in names
         )
-        each = np.where(rows.products.convolution, convolution, matmul) / saving(rows.products, profile, names)
+        each = np.where(rows.products.convolution, convolution, matmul) * least_energy(rows.products, profile, names)
         joules = joules + rows.product_flops * each[rows.product]
     for level, amount in zip(machine.levels[-len(moved.levels) :], moved.bytes, strict=True):
         if np.any(level.energy):

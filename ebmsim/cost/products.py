@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,7 +12,7 @@ from ebmsim.cost.systolic import fold_cycles
 from ebmsim.cost.ways import Ways, takes
 from ebmsim.errors import Problem, SpecError
 from ebmsim.graph.rows import Products
-from ebmsim.policy import Policy, Profile, arithmetic
+from ebmsim.policy import Algorithm, Policy, Profile, arithmetic
 
 
 class Arithmetic(NamedTuple):
@@ -41,22 +42,49 @@ def product_rate(products: Products, machine: Machine, names: Arithmetic) -> Any
 
 def saving(products: Products, profile: Profile, names: Arithmetic) -> Any:
     """The largest saving any registered algorithm gives a product; 1 where only the direct one applies."""
+    return _best(products, profile, names, lambda algorithm: algorithm.saving, np.maximum)
+
+
+def least_energy(products: Products, profile: Profile, names: Arithmetic) -> Any:
+    """Energy of a product by the algorithm that takes least, over that of the direct one."""
+    return _best(products, profile, names, lambda algorithm: algorithm.energy, np.minimum)
+
+
+def _best(
+    products: Products,
+    profile: Profile,
+    names: Arithmetic,
+    figure: Callable[[Algorithm], float],
+    better: Callable[[Any, Any], Any],
+) -> Any:
     best = np.ones(len(products))
     for algorithm in profile.algorithms.values():
         if algorithm.arithmetic == names.convolution:
-            best = np.where(takes(products, algorithm), np.maximum(best, algorithm.saving), best)
+            best = np.where(takes(products, algorithm), better(best, figure(algorithm)), best)
     return best
 
 
 def product_seconds(products: Products, ways: Ways, machine: Machine, profile: Profile, policy: Policy) -> Any:
     """Seconds on chip of every product, by the best way there is."""
-    names = dtypes(profile, machine, policy)
     if machine.organisation == "systolic":
+        names = dtypes(profile, machine, policy)
         return systolic_ways(products, machine, product_rate(products, machine, names)).min(0)
-    return np.minimum.reduceat(way_seconds(products, ways, machine, profile, names), ways.start, axis=-1)
+    return np.minimum.reduceat(way_seconds(products, ways, machine, profile, policy), ways.start, axis=-1)
 
 
-def way_seconds(products: Products, ways: Ways, machine: Machine, profile: Profile, names: Arithmetic) -> Any:
+def gap(machine: Machine, policy: Policy) -> Any:
+    """Seconds between two kernels on the device, by execution; a loop resident on the device has the persistent one."""
+    if policy.execution == "persistent" or machine.features.resident_loop:
+        return machine.launch.persistent
+    return machine.launch.graph if policy.execution == "graph" else machine.launch.eager
+
+
+def launch_seconds(machine: Machine, profile: Profile, policy: Policy) -> Any:
+    """Seconds on the device that every kernel takes beside its work."""
+    return profile.kernel_time + profile.kernel_cycles / machine.clock + gap(machine, policy)
+
+
+def way_seconds(products: Products, ways: Ways, machine: Machine, profile: Profile, policy: Policy) -> Any:
     """Seconds of every way, along the last axis; inf where the arithmetic is not the way's own.
 
         full   = tiles / units            waves = l ⌈full⌉ + (1 - l) max(full, 1)
@@ -66,6 +94,7 @@ def way_seconds(products: Products, ways: Ways, machine: Machine, profile: Profi
     W is the bandwidth of the innermost level shared by all units times the units that share a fetch, l the profile's
     `last_wave`: a last wave that is not full costs that share of a whole one.
     """
+    names = dtypes(profile, machine, policy)
     shared = machine.levels[-2:][0]
     bandwidth = shared.bandwidth * shared.efficiency
     rate = product_rate(products, machine, names)[..., ways.product]
@@ -73,7 +102,7 @@ def way_seconds(products: Products, ways: Ways, machine: Machine, profile: Profi
     waves = profile.last_wave * np.ceil(full) + (1.0 - profile.last_wave) * np.maximum(full, 1.0)
     cycles = np.maximum(ways.flops / rate, ways.floor) + profile.prologue
     seconds = np.maximum(waves * (cycles / machine.clock), ways.operands / (bandwidth * machine.multicast))
-    launch = profile.kernel_time + profile.kernel_cycles / machine.clock
+    launch = launch_seconds(machine, profile, policy)
     seconds = seconds + (ways.extra / bandwidth + ways.split * profile.split_time + ways.launches * launch)
     for index, algorithm in enumerate(ways.algorithms):
         if algorithm.arithmetic != names.convolution:
@@ -118,9 +147,9 @@ class Choice(NamedTuple):
 
 def choices(products: Products, ways: Ways, machine: Machine, profile: Profile, policy: Policy) -> list[Choice]:
     """The best way of every product on one device (no figure of it an array)."""
-    names = dtypes(profile, machine, policy)
     found = []
     if machine.organisation == "systolic":
+        names = dtypes(profile, machine, policy)
         seconds = systolic_ways(products, machine, product_rate(products, machine, names))
         _, m, n, _ = products.shape
         arrays = machine.arrays * machine.units
@@ -129,7 +158,7 @@ def choices(products: Products, ways: Ways, machine: Machine, profile: Profile, 
             name = ("weights stationary", "activations stationary")[best]
             found.append(Choice(name, min(1.0, folds / arrays), folds, np.ceil(folds / arrays), seconds[best, i]))
         return found
-    seconds = way_seconds(products, ways, machine, profile, names)
+    seconds = way_seconds(products, ways, machine, profile, policy)
     for start, stop in zip(ways.start, np.append(ways.start[1:], len(seconds)), strict=True):
         best = int(start + seconds[start:stop].argmin())
         full = float(ways.tiles[best] / machine.units)

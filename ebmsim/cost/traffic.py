@@ -50,15 +50,18 @@ def traffic(rows: Rows, machine: Machine, profile: Profile, *, bound: bool) -> T
     """Traffic of every kernel at every level that holds data between kernels, and at main memory.
 
     Each tensor is read once and written once by a kernel; what a level still holds from before does not reach the
-    next one. Beyond that (not in the bound) a product whose operands exceed a level re-reads them. bound: full
-    bandwidth instead of the achieved fraction. Hardware with stationary weights keeps them once they fit.
+    next one. Beyond that (not in the bound) a product whose operands exceed a level re-reads them, and kernels that
+    need their input twice read it again. bound: full bandwidth instead of the achieved fraction. Hardware with
+    stationary weights keeps them once they fit.
     """
     holders, behind = _holders(machine)
+    twice = not bound and bool(rows.again.any())
     names, amounts = [], []
     if holders:
         names.append(holders[0].name)
-        amounts.append(rows.moved)
+        amounts.append(rows.moved + rows.again if twice else rows.moved)
     kept: Any = np.zeros(())
+    kept_inside: Any = np.zeros(())
     for holder, level in zip(holders, behind, strict=False):
         kept = np.maximum(kept, hit(rows.distances, holder.capacity, profile.resident, profile.evicted))
         of_access = kept[..., rows.access_distance]
@@ -67,6 +70,10 @@ def traffic(rows: Rows, machine: Machine, profile: Profile, *, bound: bool) -> T
             of_access = np.where(stays, 1.0, of_access)
         missed = rows.access_bytes * (1.0 - of_access)
         amount = np.add.reduceat(missed, rows.access_start, axis=-1) if len(rows) else missed
+        if twice:
+            inside = hit(rows.again_distance, holder.capacity, profile.resident, profile.evicted)
+            kept_inside = np.maximum(kept_inside, inside)
+            amount = amount + rows.again * (1.0 - kept_inside)
         if not bound and len(rows.products):
             again = rereads(rows.products, holder)
             amount = amount + np.where(rows.product >= 0, again[..., rows.product], 0.0)
@@ -74,7 +81,7 @@ def traffic(rows: Rows, machine: Machine, profile: Profile, *, bound: bool) -> T
         amounts.append(amount)
     if not holders:
         names.append(machine.levels[-1].name)
-        amounts.append(rows.moved)
+        amounts.append(rows.moved + rows.again if twice else rows.moved)
     rates = [
         level.bandwidth if bound else level.bandwidth * level.efficiency for level in machine.levels[-len(names) :]
     ]

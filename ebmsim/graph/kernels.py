@@ -30,11 +30,12 @@ class KernelTable:
     """Kernels in launch order. All arrays have one entry per kernel, accesses one entry per tensor touched.
 
     flops, special, random: operations. product: batch, m, n, k (k = 0 without a product). chained: 1 where its first
-    operand is made on the chip. window: kernel, stride, height, width of a convolution (0 for others). bytes in B. An
-    access is a read, or a write of what is read later: `distance` is the bytes touched since the tensor was last
-    touched (reads) or until it is last read (writes), inf where it was not touched before; `cold` the same in a first
-    step. Distances are kept to an eighth of an octave, rounded up, so that alike kernels become equal. awaited: pairs
-    of a kernel and an earlier one of another branch whose result it reads.
+    operand is made on the chip. window: kernel, stride, height, width of a convolution (0 for others). bytes in B;
+    again: those read a second time, again_distance touched in between. An access is a read, or a write of what is read
+    later: `distance` is the bytes touched since the tensor was last touched (reads) or until it is last read (writes),
+    inf where it was not touched before; `cold` the same in a first step. Distances are kept to an eighth of an octave,
+    rounded up, so that alike kernels become equal. awaited: pairs of a kernel and an earlier one of another branch
+    whose result it reads.
     """
 
     names: tuple[str, ...]
@@ -54,6 +55,8 @@ class KernelTable:
     read: Floats
     read_weights: Floats
     written: Floats
+    again: Floats
+    again_distance: Floats
     access_kernel: Ints
     access_bytes: Floats
     access_weight: npt.NDArray[np.bool_]

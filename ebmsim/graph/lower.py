@@ -103,6 +103,8 @@ class _Lowering:
             read=_floats(read),
             read_weights=_floats(read_weights),
             written=_floats(written),
+            again=size["float"] * _floats([w.again[0] for w in works]),
+            again_distance=size["float"] * _floats([w.again[1] for w in works]),
             access_kernel=np.array([a[0] for a in accesses], dtype=np.int64),
             access_bytes=_floats([a[2] for a in accesses]),
             access_weight=np.array([tensors[a[1]].role == "weight" for a in accesses], dtype=np.bool_),

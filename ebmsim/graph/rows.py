@@ -43,9 +43,10 @@ class Products:
 class Rows:
     """Distinct kernels, one entry each. back: FORWARD, TO_INPUT or TO_WEIGHTS. flops: those outside products.
 
-    moved, written: bytes. crosses: a copy over the host link. seconds: work on the host of a stated time. product: the
-    entry of its product among `products`, -1 without one. The accesses of row i are those from access_start[i] on:
-    bytes, which of `distances` the tensor was last touched at, and bytes of the weights it is one of (inf for others).
+    moved, written: bytes. again: bytes read a second time, again_distance touched in between. crosses: a copy over the
+    host link. seconds: work on the host of a stated time. product: the entry of its product among `products`, -1
+    without one. The accesses of row i are those from access_start[i] on: bytes, which of `distances` the tensor was
+    last touched at, and bytes of the weights it is one of (inf for others).
     """
 
     category: Ints
@@ -57,6 +58,8 @@ class Rows:
     seconds: Floats
     moved: Floats
     written: Floats
+    again: Floats
+    again_distance: Floats
     crosses: Flags
     product: Ints
     products: Products
@@ -121,6 +124,8 @@ def _columns(table: KernelTable) -> Floats:
             *table.product,
             *table.window,
             table.chained,
+            table.again,
+            table.again_distance,
         ],
         axis=1,
     )
@@ -173,6 +178,8 @@ def _rows(columns: Floats, touched: Floats, starts: Ints, stops: Ints, first: In
         seconds=figures[6],
         moved=figures[7],
         written=figures[8],
+        again=figures[19],
+        again_distance=figures[20],
         crosses=figures[9] > 0,
         product=product,
         products=products,

@@ -35,6 +35,7 @@ class AlgorithmSpec(_Model):
     arithmetic: str = Field(description="the only arithmetic it is used in")
     fraction: Fraction = Field(description="of the direct convolution's tiles that its products reach")
     transforms: Fraction = Field(description="share of the shared level's bandwidth that its transforms reach")
+    energy: Fraction = Field(description="energy of products and transforms over that of the direct algorithm")
 
 
 class ProfileSpec(_Model):
@@ -66,7 +67,8 @@ class ProfileSpec(_Model):
     math: dict[str, dict[str, str]] = Field(description="arithmetic of fp32 products by math setting and category")
     common_error: float = Field(ge=0, description="standard deviation of the log error common to a whole model")
     kernel_error: dict[str, Annotated[float, Field(ge=0)]] = Field(
-        description="standard deviation of the log error of one kernel, by category; `other` for the rest"
+        description="standard deviation of the log error of one kernel, by category, or category and arithmetic "
+        "(`matmul fp32`); `other` for the rest"
     )
     sources: dict[str, str] = Field(description="where the figures come from")
 
@@ -77,6 +79,8 @@ def parse_profile(document: Document) -> engine.Profile:
         spec = ProfileSpec.model_validate(document.data)
     except ValidationError as error:
         raise SpecError(located(document, error, ProfileSpec)) from None
+    if "other" not in spec.kernel_error:
+        raise SpecError([document.problem(("kernel_error",), "missing key 'other'")])
     figures: dict[str, Any] = dict(spec)
     figures["tiles"], figures["convolution_tiles"] = tuple(spec.tiles), tuple(spec.convolution_tiles)
     figures["split_k"] = tuple(spec.split_k)

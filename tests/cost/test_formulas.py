@@ -11,7 +11,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from ebmsim.cost.machine import Machine, machine_of
-from ebmsim.cost.products import Arithmetic, way_seconds
+from ebmsim.cost.products import launch_seconds, way_seconds
 from ebmsim.cost.schedule import Stage, completion, first_pass, longest_chain, steady_pass
 from ebmsim.cost.systolic import fold_cycles
 from ebmsim.cost.traffic import hit
@@ -22,7 +22,7 @@ from ebmsim.graph.kernels import BYTES
 from ebmsim.graph.lower import lower, view_roots
 from ebmsim.graph.operators.table import OPERATORS, WORK
 from ebmsim.graph.rows import Products
-from ebmsim.policy import Profile
+from ebmsim.policy import Policy, Profile
 from ebmsim.spec.library import load_hardware, load_profile
 from ebmsim.spec.workload import Workload
 
@@ -155,7 +155,7 @@ def test_fold_cycles_are_those_of_a_walk(folds: int, streamed: int, rows: int, c
 
 PRODUCTS = st.tuples(st.integers(1, 4), st.integers(1, 300), st.integers(1, 300), st.integers(1, 600))
 CUDA = load_profile("torch-cuda")
-FP32 = Arithmetic("fp32", "fp32")
+STRICT = Policy(math="strict")
 RATE = 256.0
 
 
@@ -174,7 +174,7 @@ def timed(products: Products, profile: Profile, **figures: Any) -> tuple[Ways, A
     machine = machine_of(load_hardware("rtx5090"))
     machine = replace(machine, matrix=dict.fromkeys(machine.matrix, RATE), **figures)
     ways = ways_of(products, profile)
-    return ways, way_seconds(products, ways, machine, profile, FP32), machine
+    return ways, way_seconds(products, ways, machine, profile, STRICT), machine
 
 
 @given(PRODUCTS, st.sampled_from(CUDA.tiles), st.sampled_from([1, 2, 4]), st.integers(1, 40))
@@ -259,7 +259,7 @@ def test_winograd_multiplies_every_point_of_every_tile(
     moved = 2 * 4 * points * (tiles * channels + tiles * filters + channels * filters)
     l2 = machine.levels[-2]
     transforms = moved / (l2.bandwidth * l2.efficiency * winograd.transforms)
-    launches = 3 * (CUDA.kernel_time + CUDA.kernel_cycles / machine.clock)
+    launches = 3 * launch_seconds(machine, CUDA, STRICT)
     of_winograd = found[ways.algorithm == 0]
     assert of_winograd.tolist() == pytest.approx((alone + transforms + launches).tolist())
 

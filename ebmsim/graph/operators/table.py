@@ -75,7 +75,8 @@ class Work(NamedTuple):
     product as torch's counter counts them (differs from 2*b*m*n*k only for strided transposed convolutions).
     chained: the product's first operand is made on the chip by another product, as the scores of fused attention are.
     window: (kernel, stride, height, width written) of a convolution that is one of images, else None.
-    read: elements read per input, None for all of each.
+    read: elements read per input, None for all of each. again: elements read a second time, and elements touched in
+    between.
     written: elements written of the first output, None for all.
     """
 
@@ -87,6 +88,7 @@ class Work(NamedTuple):
     chained: bool = False
     window: tuple[int, int, int, int] | None = None
     read: tuple[int, ...] | None = None
+    again: tuple[int, int] = (0, 0)
     written: int | None = None
     seconds: float = 0.0
 

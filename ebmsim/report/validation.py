@@ -1,0 +1,35 @@
+"""Errors against measurements as a table."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ebmsim.report.table import console, plain_table, seconds, share
+
+if TYPE_CHECKING:
+    from ebmsim.calibration.validation import Validation
+
+
+def print_validation(found: Validation) -> None:
+    """Print the errors of a replayed table, over all rows and by group."""
+    out = console()
+    e = found.errors
+    out.print(
+        f"[bold]{found.hardware.name}[/] with {found.profile.name}: {e.rows} measured kernels, "
+        f"median error [bold]{share(e.median_ape)}[/], mean {share(e.mape)}, 90th percentile {share(e.p90_ape)}; "
+        f"{share(found.covered)} within the 80 % intervals",
+        highlight=False,
+        soft_wrap=True,
+    )
+    table = plain_table("kind", "phase", "dtype", "measured time", "rows", "median", "mean", "90th percentile")
+    for group in found.groups:
+        kind = [group["kind"], group["phase"], group["dtype"], _band(group)]
+        table.add_row(*kind, str(group["rows"]), *[share(group[k]) for k in ("median_ape", "mape", "p90_ape")])
+    out.print(table)
+
+
+def _band(group: dict[str, Any]) -> str:
+    low, high = group["from_s"], group["to_s"]
+    if high is None:
+        return f"{seconds(low)} and more"
+    return f"below {seconds(high)}" if low == 0 else f"{seconds(low)} to {seconds(high)}"

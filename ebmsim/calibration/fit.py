@@ -21,12 +21,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ebmsim.calibration.evaluate import Table, evaluate, load_tables, markdown, ranking
-from ebmsim.calibration.replay import EIGHTY, category_of, predict
+from ebmsim.calibration.replay import EIGHTY, alike, category_of, predict
 from ebmsim.errors import SpecError
 from ebmsim.policy import Profile
 from ebmsim.spec.library import find, load_profile
 
 _LARGEST_FRACTION = 0.96
+# Kernels of a group that tell its common error.
+_ALIKE = 10
 
 Progress = Callable[[str], None]
 
@@ -127,10 +129,11 @@ def fit(
 
 
 def spread(tables: Sequence[Table], profile: Profile) -> Profile:
-    """The profile with the deviations of its log error: common to a device, and of one kernel by category.
+    """The profile with the deviations of its log error: common to alike kernels, and of one kernel by category.
 
-    Common: the root mean square of the median errors of every device's categories. Of a kernel: what is left of the
-    size that 80 % of the errors of a category and arithmetic lie within, the mean over devices.
+    Common: the root mean square of the median errors of kernels of one device, kind, phase, dtype and band of time, ten
+    and more; a step repeats few kinds of kernels, so this part does not average out over it. Of a kernel: what is left
+    of the size that 80 % of the errors of a category and arithmetic lie within, the mean over devices.
     """
     sizes: dict[str, list[float]] = {}
     medians = []
@@ -138,9 +141,9 @@ def spread(tables: Sequence[Table], profile: Profile) -> Profile:
         log_error = np.log(predict(table.all, table.device, profile) / table.all.measured)
         kinds = np.array([f"{category_of(m)} {m.dtype}" for m in table.all.measurements])
         for kind in sorted(set(kinds)):
-            mine = log_error[kinds == kind]
-            medians.append(float(np.median(mine)))
-            sizes.setdefault(kind, []).append(float(np.quantile(np.abs(mine), 0.8)) / EIGHTY)
+            size = float(np.quantile(np.abs(log_error[kinds == kind]), 0.8)) / EIGHTY
+            sizes.setdefault(kind, []).append(size)
+        medians += [np.median(log_error[i]) for i in alike(table.all.measurements).values() if len(i) >= _ALIKE]
     common = float(np.sqrt(np.mean(np.square(medians))))
     alone = {kind: math.sqrt(max(np.mean(s) ** 2 - common**2, 0.01 * np.mean(s) ** 2)) for kind, s in sizes.items()}
     kernel = {kind.removesuffix(" fp32") if kind.startswith("elem") else kind: size for kind, size in alone.items()}

@@ -119,15 +119,19 @@ def errors(predicted: Any, measured: Any) -> Errors:
     return Errors(len(ape), float(np.median(ape)), float(ape.mean()), float(np.quantile(ape, 0.9)))
 
 
+def alike(measurements: Sequence[Measurement]) -> dict[tuple[str, str, str, int], list[int]]:
+    """Which measurements are of one kind, phase, dtype and band of measured time."""
+    found: dict[tuple[str, str, str, int], list[int]] = {}
+    for i, m in enumerate(measurements):
+        band = int(np.searchsorted(BANDS, m.seconds, side="right")) - 1
+        found.setdefault((m.kind, m.phase, m.dtype, band), []).append(i)
+    return found
+
+
 def groups(prepared: Prepared, predicted: Any) -> list[dict[str, Any]]:
     """Errors by kind, phase, dtype and size band, largest groups first within a kind."""
-    keys: dict[tuple[str, str, str, int], list[int]] = {}
-    for i, m in enumerate(prepared.measurements):
-        band = int(np.searchsorted(BANDS, m.seconds, side="right")) - 1
-        keys.setdefault((m.kind, m.phase, m.dtype, band), []).append(i)
     found = []
-    for kind, phase, dtype, band in sorted(keys):
-        index = keys[kind, phase, dtype, band]
+    for (kind, phase, dtype, band), index in sorted(alike(prepared.measurements).items()):
         low, high = BANDS[band], BANDS[band + 1]
         group = {
             "kind": kind,

@@ -142,6 +142,9 @@ def kernels(kind: str, phase: str, dtype: str, sizes: tuple[int, ...]) -> Kernel
     mark = len(b.nodes)
     if phase == "backward":
         differentiate(b, [output], operands, phase="backward-weight")
+        if len(b.nodes) == mark:
+            # What only hands the gradient on: autograd keeps a copy for the leaf.
+            b.emit("copy", output)
     graph = b.graph()
     nodes = graph.nodes[mark:] if phase == "backward" else graph.nodes
     return lower(graph, nodes, dtype, cyclic=True)

@@ -1,0 +1,69 @@
+"""Every workload on every device under every policy answers, or says which dtype the device does not multiply."""
+
+from __future__ import annotations
+
+import math
+from functools import cache
+from itertools import product
+from typing import Any
+
+import pytest
+
+import ebmsim
+from ebmsim.errors import SpecError
+from ebmsim.estimation import estimate_lowered, settled
+from ebmsim.graph.kernels import BYTES
+from ebmsim.lowered import Lowered
+from ebmsim.lowering import fused, lower_workload
+from ebmsim.policy import CHAIN_MODES, EXECUTIONS, MATHS
+from ebmsim.spec.library import load_profile, names
+
+WORKLOADS = names("workload")
+DEVICES = names("hardware")
+
+
+@cache
+def lowered(workload: str, software: str, chain_mode: str, fusion: bool, dtype: str) -> Lowered:
+    policy = ebmsim.Policy("persistent" if fusion else "eager", dtype=dtype, software=software, chain_mode=chain_mode)
+    return lower_workload(ebmsim.load_workload(workload, "small"), policy, load_profile(software))
+
+
+def answer(workload: str, hardware: ebmsim.Hardware, **how: Any) -> dict[str, Any]:
+    policy = settled(ebmsim.Policy(**how), hardware)
+    profile = load_profile(policy.software)
+    made = lowered(workload, policy.software, policy.chain_mode, fused(profile, policy), policy.dtype)
+    return dict(estimate_lowered(made, hardware, policy, profile).seconds)
+
+
+def is_a_time(seconds: dict[str, Any]) -> bool:
+    positive = ("t_samp", "t_samp_first", "t_fwd", "t_inf", "t_inf_eq6")
+    known = [value for value in seconds.values() if value is not None]
+    return all(math.isfinite(value) and value >= 0 for value in known) and all(seconds[k] > 0 for k in positive)
+
+
+def test_there_are_all() -> None:
+    assert set(WORKLOADS) >= {"ebm_imp", "ired", "ebm_cvr", "ebm_eqm", "ebm_cmp", "ccsp"}
+    assert len(DEVICES) >= 22
+
+
+@pytest.mark.parametrize("workload", WORKLOADS)
+def test_all_answer(workload: str) -> None:
+    for device, fidelity, execution, mode, streams in product(
+        DEVICES, ("roofline", "analytical"), EXECUTIONS, CHAIN_MODES, (1, 4)
+    ):
+        how = {"fidelity": fidelity, "execution": execution, "chain_mode": mode, "streams": streams}
+        assert is_a_time(answer(workload, ebmsim.load_hardware(device), **how)), (device, how)
+
+
+@pytest.mark.parametrize("workload", WORKLOADS)
+def test_every_precision_answers_where_the_device_has_it(workload: str) -> None:
+    answered = 0
+    for device, dtype, math_mode in product(DEVICES, BYTES, MATHS):
+        hardware = ebmsim.load_hardware(device)
+        try:
+            assert is_a_time(answer(workload, hardware, dtype=dtype, math=math_mode)), (device, dtype, math_mode)
+            answered += 1
+        except SpecError as error:
+            assert f"{device} has no peak for" in str(error), (device, dtype, math_mode)
+            assert dtype not in hardware.matrix.peak or dtype == "tf32"
+    assert answered >= 3 * len(DEVICES)

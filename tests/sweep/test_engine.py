@@ -1,0 +1,98 @@
+"""A grid of devices gives at every point what an estimate of that device gives."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import product
+
+import numpy as np
+import pytest
+
+import ebmsim
+from ebmsim.cost.machine import machine_of
+from ebmsim.errors import EbmsimError
+from ebmsim.estimation import estimate_lowered, settled
+from ebmsim.lowering import lower_workload
+from ebmsim.spec.library import load_profile
+from ebmsim.sweep.engine import evaluate
+
+SECONDS = ("t_samp", "t_samp_first", "t_once", "t_inf", "t_inf_eq6", "t_train")
+# Of the device's own figure, on either side of where levels, waves and power begin to hold a kernel up.
+FACTORS = {
+    "units": (0.5, 1.0, 1.7),
+    "clock": (0.7, 1.4),
+    "dram_bandwidth": (0.25, 1.0, 4.0),
+    "l2_capacity": (0.01, 8.0),
+}
+
+
+def as_hardware(
+    hardware: ebmsim.Hardware, units: float, clock: float, dram_bandwidth: float, l2_capacity: float
+) -> ebmsim.Hardware:
+    """A device as a file would say it: rates are those of all units."""
+    ratio = units / hardware.units
+    return replace(
+        hardware,
+        units=int(units),
+        sustained_clock=clock,
+        matrix=replace(hardware.matrix, peak={d: p * ratio for d, p in hardware.matrix.peak.items()}),
+        vector=replace(
+            hardware.vector,
+            peak={d: p * ratio for d, p in hardware.vector.peak.items()},
+            special=hardware.vector.special * ratio,
+            random=hardware.vector.random * ratio,
+        ),
+        memory=tuple(
+            replace(level, bandwidth=dram_bandwidth)
+            if level.name == "dram"
+            else replace(level, capacity=l2_capacity)
+            if level.name == "l2"
+            else level
+            for level in hardware.memory
+        ),
+    )
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        ebmsim.Policy(),
+        ebmsim.Policy(execution="graph", math="strict"),
+        ebmsim.Policy(execution="persistent", chain_mode="sequential"),
+        ebmsim.Policy(fidelity="roofline", dtype="bf16"),
+    ],
+    ids=("eager", "graph", "persistent", "roofline"),
+)
+@pytest.mark.parametrize("name", ["ebm_imp", "ccsp", "ired"])
+def test_a_grid_is_its_points(name: str, policy: ebmsim.Policy) -> None:
+    hardware = ebmsim.load_hardware("a100")
+    policy = settled(policy, hardware)
+    profile = load_profile(policy.software)
+    lowered = lower_workload(ebmsim.load_workload(name, "small"), policy, profile)
+    machine = machine_of(hardware)
+    base = {
+        "units": machine.units,
+        "clock": machine.clock,
+        "dram_bandwidth": hardware.memory[-1].bandwidth,
+        "l2_capacity": next(level.capacity for level in hardware.memory if level.name == "l2"),
+    }
+    values = {k: base[k] * np.array(v) for k, v in FACTORS.items()}
+    values["units"] = np.round(values["units"])
+    axes = {k: v.reshape([-1 if i == j else 1 for j in range(len(values))]) for i, (k, v) in enumerate(values.items())}
+    grid = evaluate(lowered, machine.swept(**axes), profile, policy)
+    assert grid["t_samp"].shape == tuple(len(v) for v in values.values())
+    for at in product(*[range(len(v)) for v in values.values()]):
+        point = {k: float(v[i]) for (k, v), i in zip(values.items(), at, strict=True)}
+        found = estimate_lowered(lowered, as_hardware(hardware, **point), policy, profile)
+        for key in SECONDS:
+            assert grid[key][at] == pytest.approx(found.seconds[key], rel=1e-12), key
+        assert grid["step_joules"][at] == pytest.approx(found.energy["step_joules"], rel=1e-12)
+
+
+def test_streams_are_refused() -> None:
+    hardware = ebmsim.load_hardware("a100")
+    policy = settled(ebmsim.Policy(streams=2), hardware)
+    profile = load_profile(policy.software)
+    lowered = lower_workload(ebmsim.load_workload("ebm_imp", "small"), policy, profile)
+    with pytest.raises(EbmsimError, match="one stream"):
+        evaluate(lowered, machine_of(hardware), profile, policy)

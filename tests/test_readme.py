@@ -26,6 +26,7 @@ def commands(block):
 BASH = [block for block in (commands(text) for language, text in BLOCKS if language == "bash") if block]
 PYTHON = [text for language, text in BLOCKS if language == "python"]
 (CHIP,) = (text for language, text in BLOCKS if language == "yaml")
+(KERNELS,) = (text for language, text in BLOCKS if language == "csv")
 
 
 @pytest.fixture
@@ -34,6 +35,7 @@ def somewhere(tmp_path):
     for name in ("hardware", "workload_graphs"):
         (tmp_path / name).symlink_to(ROOT / name)
     (tmp_path / "my_chip.yaml").write_text(CHIP, encoding="utf-8")
+    (tmp_path / "kernels.csv").write_text(KERNELS, encoding="utf-8")
     (tmp_path / "my_model.yaml").write_bytes((ROOT / "workload_graphs" / "ebm_cvr.yaml").read_bytes())
     return tmp_path
 
@@ -51,7 +53,9 @@ def test_the_commands_run(block, somewhere):
         done = subprocess.run(
             ["bash", "-euc", shell + command], cwd=somewhere, capture_output=True, text=True, timeout=120, check=False
         )
-        assert done.returncode == 0, f"{command}\n{done.stderr}"
+        # 1: a check said no, here that the invented times are not the model's.
+        allowed = (0, 1) if "--max-median" in command else (0,)
+        assert done.returncode in allowed, f"{command}\n{done.stderr}"
         assert done.stdout or not command.startswith("ebmsim"), f"{command} printed nothing"
 
 

@@ -39,7 +39,7 @@ def hardware() -> None:
             h.title,
             "–" if peak is None else format_quantity(peak, "flop_rate"),
             f"{format_quantity(last.capacity, 'bytes')} at {format_quantity(last.bandwidth, 'bandwidth')}",
-            "yes" if h.validated else "unvalidated",
+            "kernels" if h.validated else "unvalidated",
         )
     console().print(table)
 

@@ -56,7 +56,7 @@ def print_estimate(e: Estimate) -> None:
     """Print an estimate."""
     out = console()
     p = e.policy
-    tag = "validated" if e.hardware.validated else "unvalidated: nothing was measured on this device"
+    tag = "kernels validated" if e.hardware.validated else "unvalidated: nothing was measured on this device"
     out.print(f"[bold]{e.workload.name}[/] on [bold]{e.hardware.name}[/]  ({tag})", highlight=False)
     out.print(_answer(e))
     out.print(_summary(e), highlight=False)

@@ -236,9 +236,7 @@ class HardwareSpec(_Model):
         description="default software profile"
     )
     extends: Text = Field("", description="name or path of the device this file changes; the rest is taken from there")
-    validated: Flag = Field(
-        False, description="true only where kernels measured on this very device were compared with the model"
-    )
+    validated: Flag = Field(False, description="true only where kernels measured on this very device were compared")
     references: dict[Text, Text] = Field({}, description="what the tags in `sources` stand for")
     units: Count = Field(description="streaming multiprocessors, cores or TensorCores")
     clock: Frequency = Field(description="the clock the peaks are quoted at")

@@ -82,7 +82,9 @@ def figures(data: Any, path: str = "") -> Iterator[str]:
 def test_shipped_file(name: str) -> None:
     hardware = device(name)
     assert hardware.name == name
-    assert not hardware.validated
+    errors = (Path(__file__).parents[2] / "docs" / "validation" / "gpu_kernels.md").read_text(encoding="utf-8")
+    measured = {f"| {hardware.name} |", f"| {hardware.name}_sxm |"}
+    assert hardware.validated == any(label in errors for label in measured)
     assert pickle.loads(pickle.dumps(hardware)) == hardware
     bandwidths = [level.bandwidth for level in hardware.memory]
     assert bandwidths == sorted(bandwidths, reverse=True)

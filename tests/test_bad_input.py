@@ -8,7 +8,7 @@ import pytest
 
 from ebmsim.cli.main import main
 from ebmsim.errors import SpecError
-from ebmsim.graph import compose
+from ebmsim.graph import emitter
 from ebmsim.graph.compose import check_workload
 from ebmsim.spec.library import load_workload
 
@@ -84,7 +84,7 @@ def test_problems_of_several_files_at_once(capsys: pytest.CaptureFixture[str], m
 
 
 def test_the_number_of_nodes_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compose, "_MOST_NODES", 40)
+    monkeypatch.setattr(emitter, "MOST_NODES", 40)
     (problem,) = check_workload(load_workload("ebm_imp", "small"))
     assert problem.message == "the workload has more than 40 nodes" and problem.line
 

@@ -54,7 +54,7 @@ class _Lowering:
         # (kernel, tensor, bytes, is a write), in the order they happen.
         accesses: list[tuple[int, int, float, bool]] = []
         for index, node in enumerate(self.nodes):
-            rule(WORK, "work", node)
+            rule(WORK, "work", node.op, node.name, node.line)
             shapes = tuple([tensors[t].shape for t in node.inputs])
             outputs = tuple([tensors[t].shape for t in node.outputs])
             work = work_of(node.op, shapes, outputs, node.attributes)

@@ -7,12 +7,9 @@ default. Shapes count every axis; axes in attributes are negative, so that a lea
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from ebmsim.errors import EbmsimError, suggest
-
-if TYPE_CHECKING:
-    from ebmsim.graph.graph import Builder, Node
 
 Shape = tuple[int, ...]
 
@@ -95,8 +92,9 @@ class Work(NamedTuple):
 
 ShapeRule = Callable[[Sequence[Shape], Mapping[str, Any]], tuple[Shape, ...]]
 WorkRule = Callable[[Sequence[Shape], Sequence[Shape], Mapping[str, Any]], Work]
-# The gradients of all outputs come in their order, None for those that have none (never the only output).
-GradientRule = Callable[["Builder", "Node", Sequence[Any], Sequence[bool]], Sequence[int | None]]
+# Of a builder, a node, the gradients of its outputs in their order (None for those that have none, never the only
+# output), and which inputs want one. Builder and Node stand a floor above: they read these tables.
+GradientRule = Callable[..., Sequence[int | None]]
 
 OPERATORS: dict[str, Operator] = {}
 SHAPE: dict[str, ShapeRule] = {}
@@ -155,14 +153,14 @@ def gradient(*names: str) -> Callable[[GradientRule], GradientRule]:
     return _registrar(GRADIENT, "gradient", names)
 
 
-def rule(table: Mapping[str, Any], question: str, node: Node) -> Any:
-    """The rule of a node. Raises EbmsimError naming operator, node and line when there is none."""
-    found = table.get(node.op)
+def rule(table: Mapping[str, Any], question: str, op: str, node: str, line: int) -> Any:
+    """The rule of an operator. Raises EbmsimError naming operator, node and line when there is none."""
+    found = table.get(op)
     if found is None:
-        known = OPERATORS.get(node.op)
-        hint = suggest(node.op, table) if known is None else "" if known.public else known.text
-        where = f"node '{node.name}'" + (f" (line {node.line})" if node.line else "")
-        raise EbmsimError(f"{where}: operator '{node.op}' has no {question} rule" + (f"; {hint}" if hint else ""))
+        known = OPERATORS.get(op)
+        hint = suggest(op, table) if known is None else "" if known.public else known.text
+        where = f"node '{node}'" + (f" (line {line})" if line else "")
+        raise EbmsimError(f"{where}: operator '{op}' has no {question} rule" + (f"; {hint}" if hint else ""))
     return found
 
 

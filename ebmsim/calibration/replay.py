@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ebmsim.calibration.tables import PROTOCOLS, UNKNOWN, Measurement, as_measured
+from ebmsim.calibration.tables import Measurement, as_measured
 from ebmsim.cost.kernels import kernel_costs
 from ebmsim.cost.machine import machine_of
 from ebmsim.cost.ways import every_way
@@ -48,7 +48,7 @@ def prepare(measurements: Sequence[Measurement]) -> Prepared:
     """Lower all measurements, equal kernels once."""
     parts = {}
     calls = np.zeros(len(measurements))
-    kinds = [(m.dtype, PROTOCOLS.get(m.source, UNKNOWN).execution) for m in measurements]
+    kinds = [(m.dtype, m.protocol.execution) for m in measurements]
     for kind in sorted(set(kinds)):
         index = [i for i, other in enumerate(kinds) if other == kind]
         tables = [as_measured(measurements[i]) for i in index]
@@ -56,7 +56,7 @@ def prepare(measurements: Sequence[Measurement]) -> Prepared:
         owner = np.repeat(np.arange(len(index)), [len(order) for order in orders])
         parts[kind] = Part(np.array(index), rows, np.concatenate(orders), owner)
         for i, table in zip(index, tables, strict=True):
-            call = PROTOCOLS.get(measurements[i].source, UNKNOWN).call
+            call = measurements[i].protocol.call
             calls[i] = sum(call.get(CATEGORIES[c], call.get("elementwise", 0.0)) for c in table.category)
     measured = np.array([m.seconds for m in measurements])
     return Prepared(tuple(measurements), measured, calls, parts)

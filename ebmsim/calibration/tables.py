@@ -22,23 +22,6 @@ PHASES = ("forward", "backward")
 _LARGEST = 2**40
 
 
-class Measurement(NamedTuple):
-    """One measured kernel: what it computed, its time in s, whose measurement it is, and its line in the table."""
-
-    kind: str
-    phase: str
-    dtype: str
-    sizes: tuple[int, ...]
-    seconds: float
-    source: str
-    line: int
-
-    @property
-    def call(self) -> tuple[str, str, str, tuple[int, ...]]:
-        """What was computed."""
-        return self.kind, self.phase, self.dtype, self.sizes
-
-
 class Protocol(NamedTuple):
     """How a source measured.
 
@@ -61,6 +44,29 @@ PROTOCOLS = {
     "NeuSight": Protocol(1, "eager", {"elementwise": 17e-6, "matmul": 17e-6, "convolution": 60e-6}),
 }
 UNKNOWN = Protocol(1, "graph", {})
+
+
+class Measurement(NamedTuple):
+    """One measured kernel: what it computed, its time in s, whose measurement it is, and its line in the table."""
+
+    kind: str
+    phase: str
+    dtype: str
+    sizes: tuple[int, ...]
+    seconds: float
+    source: str
+    line: int
+
+    @property
+    def call(self) -> tuple[str, str, str, tuple[int, ...]]:
+        """What was computed."""
+        return self.kind, self.phase, self.dtype, self.sizes
+
+    @property
+    def protocol(self) -> Protocol:
+        """How it was measured: as the source that its own begins with, or captured, on the same operands."""
+        source = self.source.lower()
+        return next((p for name, p in PROTOCOLS.items() if source.startswith(name.lower())), UNKNOWN)
 
 
 @dataclass(frozen=True)
@@ -153,7 +159,7 @@ def kernels(kind: str, phase: str, dtype: str, sizes: tuple[int, ...]) -> Kernel
 def as_measured(measurement: Measurement) -> KernelTable:
     """The kernels of a measurement, with the copies of operands that its source uses in turn between two touches."""
     table = kernels(*measurement.call)
-    copies = PROTOCOLS.get(measurement.source, UNKNOWN).copies
+    copies = measurement.protocol.copies
     return table if copies == 1 else replace(table, distance=table.distance * copies)
 
 

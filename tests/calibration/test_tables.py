@@ -34,6 +34,15 @@ def test_a_row_is_read(tmp_path: Path) -> None:
     assert dict(zip(SIZES, found.sizes, strict=True)) == dict.fromkeys(SIZES, 0) | {"m": 64, "n": 32, "k": 16}
 
 
+@pytest.mark.parametrize(
+    ("source", "copies", "execution"),
+    [("aiconfigurator", 6, "graph"), ("AIConfigurator, vLLM", 6, "graph"), ("NeuSight", 1, "eager"), ("", 1, "graph")],
+)
+def test_a_source_says_how_it_measured(source: str, copies: int, execution: str, tmp_path: Path) -> None:
+    (found,) = read_table(table(tmp_path, row().replace(",me", f',"{source}"')))
+    assert (found.protocol.copies, found.protocol.execution) == (copies, execution)
+
+
 def test_columns_may_stand_in_any_order_and_others_beside_them(tmp_path: Path) -> None:
     names = [*reversed(COLUMNS), "note"]
     values = dict.fromkeys(names, "") | {"kind": "relu", "phase": "forward", "dtype": "fp16", "m": "2", "n": "8"}

@@ -93,7 +93,7 @@ class Profile:
     tiles: Tiles
     convolution_tiles: Tiles
     split_k: tuple[int, ...]
-    inner: int
+    inner: float
     last_wave: float
     loop: float
     feed: float

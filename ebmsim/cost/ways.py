@@ -63,6 +63,7 @@ def _ways(products: Products, profile: Profile, choose: Callable[[Any, Any], Any
     algorithms = tuple(profile.algorithms.values())
     b, m, n, k = products.shape
     size = products.element_bytes
+    inner = profile.inner / size
 
     def add(applies: Any, algorithm: int, prefix: str, given: tuple[list[str], dict[str, Any]]) -> None:
         labels, figures = given
@@ -77,9 +78,9 @@ def _ways(products: Products, profile: Profile, choose: Callable[[Any, Any], Any
         names.extend(prefix + label for label in labels)
 
     is_convolution = products.convolution
-    add(~is_convolution, -1, "", _tiled((b, m, n, k), profile, profile.tiles, size, 1.0 - products.chained))
+    add(~is_convolution, -1, "", _tiled((b, m, n, k), profile, profile.tiles, inner, size, 1.0 - products.chained))
     if is_convolution.any():
-        add(is_convolution, -1, "", _tiled((b, m, n, k), profile, profile.convolution_tiles, 0.0))
+        add(is_convolution, -1, "", _tiled((b, m, n, k), profile, profile.convolution_tiles, inner))
         for index, (name, algorithm) in enumerate(profile.algorithms.items()):
             given = _transformed(products, profile, algorithm)
             add(is_convolution & takes(products, algorithm), index, f"{name}, ", given)
@@ -113,7 +114,12 @@ def takes(products: Products, algorithm: Algorithm) -> Any:
 
 
 def _tiled(
-    product: tuple[Any, ...], profile: Profile, tiles: Tiles, operand_bytes: float, fetched: Any = 1.0
+    product: tuple[Any, ...],
+    profile: Profile,
+    tiles: Tiles,
+    step: float,
+    operand_bytes: float = 0.0,
+    fetched: Any = 1.0,
 ) -> tuple[list[str], dict[str, Any]]:
     """Output tiles of M rows and N columns, the inner axis in s parts (ways × products).
 
@@ -121,15 +127,15 @@ def _tiled(
         floor    = max(k' · loop, k' (M' + N') e / feed)
         operands = b k (m ⌈n/N⌉ + n ⌈m/M⌉) e          extra = [s > 1] 8 s b m n
 
-    k' = ⌈k/s⌉ padded to the profile's `inner`, M' = min(M, m), N' = min(N, n); partial sums of 4 bytes are written and
-    read. Operands of convolutions are not counted (operand_bytes 0): the taps of a window share them; nor is the first
-    operand where it is made on the chip (fetched 0). Not counted: several tiles on a unit at a time, stream-K,
-    swizzling. Source of the form: docs/assumptions.md.
+    k' = ⌈k/s⌉ padded to a step, so many elements as the profile's `inner` bytes hold; M' = min(M, m), N' = min(N, n);
+    partial sums of 4 bytes are written and read. Operands of convolutions are not counted (operand_bytes 0): the taps
+    of a window share them; nor is the first operand where it is made on the chip (fetched 0). Not counted: several
+    tiles on a unit at a time, stream-K, swizzling. Source of the form: docs/assumptions.md.
     """
     b, m, n, k = product
     choices = [(*tile, s) for tile in tiles for s in profile.split_k]
     rows, columns, fraction, parts = (np.array(c, dtype=np.float64)[:, None] for c in zip(*choices, strict=True))
-    inner = np.ceil(np.ceil(k / parts) / profile.inner) * profile.inner
+    inner = np.ceil(np.ceil(k / parts) / step) * step
     down, across = np.ceil(m / rows), np.ceil(n / columns)
     taken = (np.minimum(rows, m) * fetched + np.minimum(columns, n)) * (operand_bytes / profile.feed)
     figures = {
@@ -141,7 +147,7 @@ def _tiled(
         "launches": 0.0,
         "split": (parts > 1).astype(np.float64),
         # More parts than pairs of inner steps make no sense.
-        "legal": (parts == 1) | (k >= 2.0 * parts * profile.inner),
+        "legal": (parts == 1) | (k >= 2.0 * parts * step),
     }
     return [f"{r:g}×{c:g} tiles" + (f", inner axis in {s} parts" if s > 1 else "") for r, c, _, s in choices], figures
 
@@ -157,7 +163,8 @@ def _transformed(products: Products, profile: Profile, algorithm: Algorithm) -> 
     q, points = algorithm.output, float(algorithm.points)
     tiles = m / np.maximum(height * width, 1.0) * np.ceil(height / q) * np.ceil(width / q)
     channels = k / np.maximum(window * window, 1.0)
-    labels, figures = _tiled((points, tiles, n, channels), profile, profile.convolution_tiles, 0.0)
+    step = profile.inner / products.element_bytes
+    labels, figures = _tiled((points, tiles, n, channels), profile, profile.convolution_tiles, step)
     moved = 2.0 * points * (tiles * channels + tiles * n + channels * n) * products.element_bytes
     figures["flops"] = figures["flops"] / algorithm.fraction
     figures["extra"] = figures["extra"] + moved / algorithm.transforms

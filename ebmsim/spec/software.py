@@ -17,6 +17,11 @@ def _time(value: object) -> float:
     return parse_quantity(value, "time", zero=True)
 
 
+def _size(value: object) -> float:
+    return parse_quantity(value, "bytes")
+
+
+Size = Annotated[float, BeforeValidator(_size), WithJsonSchema({"type": "string", "examples": ["32 B"]})]
 Time = Annotated[float, BeforeValidator(_time), WithJsonSchema({"type": "string", "examples": ["5 us"]})]
 Fraction = Annotated[float, Field(gt=0, le=1)]
 Tiles = list[tuple[Annotated[float, Field(ge=1)], Annotated[float, Field(ge=1)], Fraction]]
@@ -46,7 +51,7 @@ class ProfileSpec(_Model):
     tiles: Tiles = Field(description="output tiles of matrix products: rows, columns, fraction of peak inside a tile")
     convolution_tiles: Tiles = Field(description="the same of convolutions")
     split_k: list[int] = Field(description="numbers of parts the inner axis may be split into")
-    inner: int = Field(ge=1, description="the inner axis is padded to a multiple of this")
+    inner: Size = Field(description="the inner axis is padded to a multiple of so many bytes of an operand")
     last_wave: float = Field(ge=0, le=1, description="share of tiles for which a last wave that is not full is whole")
     loop: float = Field(ge=0, description="cycles that one element of the inner axis takes at least")
     feed: float = Field(gt=0, description="bytes of operands a unit takes in per cycle")

@@ -183,7 +183,8 @@ def test_waves_are_those_of_a_loop(product: tuple[int, ...], tile: list[float], 
     b, m, n, k = product
     profile = only(split_k=[parts], tiles=[tile])
     ways, found, machine = timed(one_product(product, 4.0), profile, units=units)
-    if parts > 1 and k < 2 * parts * profile.inner:
+    step = int(profile.inner / 4)
+    if parts > 1 and k < 2 * parts * step:
         assert len(found) == 0
         return
     rows, columns, fraction = int(tile[0]), int(tile[1]), tile[2]
@@ -197,7 +198,7 @@ def test_waves_are_those_of_a_loop(product: tuple[int, ...], tile: list[float], 
                     count += 1
     assert ways.tiles.tolist() == [count]
     waves = profile.last_wave * max(load) + (1 - profile.last_wave) * max(1.0, count / units)
-    inner = next(i for i in range(0, 10_000, profile.inner) if i * parts >= k)
+    inner = next(i for i in range(0, 10_000, step) if i * parts >= k)
     taken = inner * (min(rows, m) + min(columns, n)) * 4 / profile.feed
     cycles = max(2 * rows * columns * inner / (RATE * fraction), inner * profile.loop, taken) + profile.prologue
     l2 = machine.levels[-2]

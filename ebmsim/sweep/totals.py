@@ -12,6 +12,8 @@ from ebmsim.cost.kernels import Kernels
 
 # Elements of one block: a few such arrays stay in a core's own cache.
 _BLOCK = 32768
+# Share of kernels that change from one point of an axis to the next, up to which the changes alone are computed.
+_SELDOM = 0.4
 
 
 def bounds(costs: Kernels, count: int) -> tuple[Any, list[Any]]:
@@ -95,8 +97,28 @@ def _combined(costs: Kernels, chosen: Any, weights: Any, exponent: float, axes: 
         mine = (varies == mask[:, None]).all(0)
         at = tuple(slice(None) if v else slice(0, 1) for v in mask)
         # Along an axis on which none of these kernels varies, one value serves all points.
-        result = result + _products(compute[at][..., mine], memory[at][..., mine], weights[mine], exponent)
+        result = result + _stepped(compute[at][..., mine], memory[at][..., mine], weights[mine], exponent)
     return result
+
+
+def _stepped(compute: Any, memory: Any, weights: Any, exponent: float) -> Any:
+    """`_products`, walked along one axis of memory's own on which kernels seldom change: where none does, it stays."""
+    alone = [a for a in range(memory.ndim - 1) if memory.shape[a] > 1 and compute.shape[a] == 1]
+    others = {a: tuple(i for i in range(memory.ndim - 1) if i != a) for a in alone}
+    changes = {a: (np.diff(memory, axis=a) != 0).any(others[a]) for a in alone}
+    axis = min(alone, key=lambda a: changes[a].mean(), default=None)
+    if axis is None or changes[axis].mean() > _SELDOM:
+        return _products(compute, memory, weights, exponent)
+    points = np.split(memory, memory.shape[axis], axis)
+    found = [_products(compute, points[0], weights, exponent)]
+    for before, after, changed in zip(points, points[1:], changes[axis], strict=False):
+        step: Any = 0.0
+        if changed.any():
+            both = np.concatenate([after[..., changed], before[..., changed]], axis=-1)
+            twice = np.concatenate([compute[..., changed]] * 2, axis=-1)
+            step = _products(twice, both, np.concatenate([weights[changed], -weights[changed]]), exponent)
+        found.append(found[-1] + step)
+    return np.concatenate(found, axis)
 
 
 def _varying(values: Any) -> Any:
@@ -131,19 +153,21 @@ def _products(compute: Any, memory: Any, weights: Any, exponent: float) -> Any:
         c = np.broadcast_to(compute.transpose(*order, axes), (*wide, count)).reshape(len(c), -1, count)
     m = np.ascontiguousarray(memory.transpose(*order, axes).reshape(-1, count))
     sums = np.empty((len(c), len(m), weights.shape[1]))
-    size = max(1, _BLOCK // count)
-    joint = np.empty((size, count))
+    size = min(len(m), max(1, _BLOCK // count))
+    points = min(len(c), max(1, _BLOCK // (count * size)))
+    joint = np.empty((points, size, count))
     for start in range(0, len(m), size):
         part = m[start : start + size]
-        block = joint[: len(part)]
-        for i, of_point in enumerate(c):
-            other = of_point if len(of_point) == 1 else of_point[start : start + size]
+        here = c if c.shape[1] == 1 else c[:, start : start + size]
+        for i in range(0, len(c), points):
+            other = here[i : i + points]
+            block = joint[: len(other), : len(part)]
             if not exponent:
                 np.maximum(part, other, out=block)
             else:
                 np.add(part, other, out=block)
                 np.sqrt(block, out=block) if exponent == 2 else np.power(block, 1.0 / exponent, out=block)
-            np.matmul(block, weights, out=sums[i, start : start + size])
+            sums[i : i + points, start : start + size] = block @ weights
     return sums.reshape(*[shape[a] for a in order], -1).transpose(*np.argsort(order), axes)
 
 

@@ -15,6 +15,7 @@ from ebmsim.estimation import estimate_lowered, settled
 from ebmsim.lowering import lower_workload
 from ebmsim.spec.library import load_profile
 from ebmsim.sweep.engine import evaluate
+from ebmsim.sweep.totals import _stepped
 
 SECONDS = ("t_samp", "t_samp_first", "t_once", "t_inf", "t_inf_eq6", "t_train")
 # Of the device's own figure, on either side of where levels, waves and power begin to hold a kernel up.
@@ -96,3 +97,19 @@ def test_streams_are_refused() -> None:
     lowered = lower_workload(ebmsim.load_workload("ebm_imp", "small"), policy, profile)
     with pytest.raises(EbmsimError, match="one stream"):
         evaluate(lowered, machine_of(hardware), profile, policy)
+
+
+@pytest.mark.parametrize("exponent", [0.0, 2.0, 3.0])
+@pytest.mark.parametrize("often", [0.05, 0.3, 0.9])
+def test_sums_walked_along_an_axis_are_those_of_the_whole_grid(exponent: float, often: float) -> None:
+    # Kernels whose memory time changes at some points of an axis only, as a cache grows past their data.
+    random = np.random.default_rng(0)
+    compute = random.uniform(1, 2, (3, 1, 1, 40))
+    steps = random.uniform(0.1, 1, (1, 4, 9, 40)) * (random.random((1, 1, 9, 40)) < often)
+    memory = 0.5 + np.cumsum(steps, axis=2)
+    weights = random.uniform(0, 5, (40, 2))
+    if exponent:
+        whole = (compute**exponent + memory**exponent) ** (1 / exponent) @ weights
+    else:
+        whole = np.maximum(compute, memory) @ weights
+    assert _stepped(compute, memory, weights, exponent) == pytest.approx(whole, rel=1e-13)

@@ -150,6 +150,19 @@ def test_version(capsys: Capture) -> None:
         ),
         ("explain ebm_imp nothing --hw rtx5090 --preset small", "no kernel 'nothing' in a step of ebm_imp"),
         ("check nothing.yaml", "nothing.yaml: no such file"),
+        (
+            "validate --measurements nothing.csv --hw t5",
+            "unknown hardware 't5'\n    there are: a100, a100_40gb_pcie, ",
+        ),
+        ("validate --measurements nothing.csv --hw t4", "nothing.csv: no such file"),
+        (
+            "validate --measurements nothing.csv --hw t4 -o out.gif",
+            "out.gif: expected a picture (.png, .pdf, .svg), found 'out.gif'",
+        ),
+        (
+            "validate --measurements nothing.csv --hw t4 -o nowhere/out.png",
+            "nowhere/out.png: no such folder 'nowhere'",
+        ),
     ],
 )
 def test_refusal(line: str, expected: str, capsys: Capture) -> None:
@@ -160,6 +173,9 @@ def test_refusal(line: str, expected: str, capsys: Capture) -> None:
     ("line", "expected"),
     [
         ("estimate ebm_imp", "Missing option '--hw'"),
+        ("validate --hw t4", "Missing option '--measurements'"),
+        ("validate --measurements a.csv --hw t4 --max-median nan", "expected a fraction, found nan"),
+        ("validate --measurements a.csv --hw t4 --max-median -1", "'--max-median'"),
         ("estimate", "Missing argument 'WORKLOAD'"),
         ("estimate ebm_imp --hw rtx5090 --stream 2", "--streams"),
         ("estimate ebm_imp --hw rtx5090 --streams two", "'two' is not a valid integer"),

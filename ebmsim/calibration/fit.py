@@ -67,8 +67,10 @@ def with_coefficients(profile: Profile, c: Mapping[str, float]) -> Profile:
     def tiles(shapes: Sequence[Any], base: str, edge: str) -> Any:
         if base not in c:
             return tuple(shapes)
+        # Kernels for vectors keep the fraction they have.
         return tuple(
-            (m, n, min(_LARGEST_FRACTION, c[base] / (1 + c[edge] * (128 / m + 128 / n) / 2))) for m, n, _ in shapes
+            (m, n, f if 1 in (m, n) else min(_LARGEST_FRACTION, c[base] / (1 + c[edge] * (128 / m + 128 / n) / 2)))
+            for m, n, f in shapes
         )
 
     algorithms = {

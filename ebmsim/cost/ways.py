@@ -146,8 +146,8 @@ def _tiled(
         "extra": np.where(parts > 1, 2.0 * PARTIAL_SUM_BYTES * parts * b * m * n, 0.0),
         "launches": 0.0,
         "split": (parts > 1).astype(np.float64),
-        # More parts than pairs of inner steps make no sense.
-        "legal": (parts == 1) | (k >= 2.0 * parts * step),
+        # More parts than pairs of inner steps make no sense; tiles of one row or column are kernels for vectors.
+        "legal": ((parts == 1) | (k >= 2.0 * parts * step)) & ((rows > 1) | (m == 1)) & ((columns > 1) | (n == 1)),
     }
     return [f"{r:g}×{c:g} tiles" + (f", inner axis in {s} parts" if s > 1 else "") for r, c, _, s in choices], figures
 

@@ -339,7 +339,7 @@ REALISED: dict[str, Rule] = {
     "softmax": lambda i, a: (i[0].softmax(a["axis"]),),
     "log_softmax": lambda i, a: (i[0].log_softmax(a["axis"]),),
     "log_softmax_gradient": lambda i, a: (i[0] - i[1].exp() * i[0].sum(a["axis"], keepdim=True),),
-    "softmax_gradient": lambda i, a: (i[1] * (i[0] - (i[0] * i[1]).sum(a["axis"], keepdim=True)),),
+    "softmax_gradient": lambda i, a: (i[0] - i[1] * i[0].sum(a["axis"], keepdim=True),),
     "reshape": lambda i, a: (i[0].reshape(a["shape"]),),
     "expand": lambda i, a: (i[0].expand(a["shape"]),),
     "detach": lambda i, a: (i[0].detach(),),

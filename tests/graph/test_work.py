@@ -282,7 +282,7 @@ CONVENTIONS = {
     "log_softmax": ("5*w", "w + rows"),
     "log_softmax_gradient": ("4*w", "w"),
     "softmax": ("5*w", "w"),
-    "softmax_gradient": ("4*w", "0"),
+    "softmax_gradient": ("3*w", "0"),
     **dict.fromkeys(["group_norm", "instance_norm", "layer_norm"], ("8*r", "statistics")),
     "rms_norm": ("4*r", "statistics"),
     "batch_norm": ("8*r if training else 4*r", "statistics"),

@@ -120,8 +120,8 @@ def _(inputs: Sequence[Shape], outputs: Sequence[Shape], a: Mapping[str, Any]) -
 
 @work("softmax_gradient")
 def _(inputs: Sequence[Shape], outputs: Sequence[Shape], a: Mapping[str, Any]) -> Work:
-    """dx = y (dy - Σ dy y): four operations per element."""
-    return Work(flops=4 * elements(outputs[0]))
+    """dx = p - y Σ p, p = dy y from a kernel before: three operations per element."""
+    return Work(flops=3 * elements(outputs[0]))
 
 
 def _spread(b: Builder, node: Node, tensor: int) -> int:
@@ -189,7 +189,9 @@ def _(b: Builder, node: Node, grads: Sequence[int], want: Sequence[bool]) -> Seq
 
 @gradient("softmax")
 def _(b: Builder, node: Node, grads: Sequence[int], want: Sequence[bool]) -> Sequence[int | None]:
-    return [b.emit("softmax_gradient", grads[0], node.outputs[0], axis=node.attribute("axis"))]
+    """dx = p - y Σ p with p = dy y: two kernels, as torch has them on CUDA (softmax_backward_cuda_out)."""
+    product = b.emit("mul", grads[0], node.outputs[0])
+    return [b.emit("softmax_gradient", product, node.outputs[0], axis=node.attribute("axis"))]
 
 
 @gradient("log_softmax")
@@ -211,13 +213,12 @@ def _(b: Builder, node: Node, grads: Sequence[int], want: Sequence[bool]) -> Seq
 
 @gradient("softmax_gradient")
 def _(b: Builder, node: Node, grads: Sequence[int], want: Sequence[bool]) -> Sequence[int | None]:
-    """dx = y (g - Σ g y). With cotangent h: dg = y (h - Σ h y); dy = h (g - Σ g y) - g Σ h y."""
-    g, y = node.inputs
+    """dx = p - y Σ p. With cotangent h: dp = h - Σ h y; dy = -h Σ p."""
+    p, y = node.inputs
     h, axis = grads[0], node.attribute("axis")
-    first = b.emit("softmax_gradient", h, y, axis=axis) if want[0] else None
+    first = None
+    if want[0]:
+        first = b.emit("sub", h, b.emit("reduce_sum", b.emit("mul", h, y), axes=(axis,), keep=True))
     if not want[1]:
         return [first, None]
-    gy = b.emit("reduce_sum", b.emit("mul", g, y), axes=(axis,), keep=True)
-    hy = b.emit("reduce_sum", b.emit("mul", h, y), axes=(axis,), keep=True)
-    left = b.emit("mul", h, b.emit("sub", g, gy))
-    return [first, b.emit("sub", left, b.emit("mul", g, hy))]
+    return [first, b.emit("mul", h, b.emit("neg", b.emit("reduce_sum", p, axes=(axis,), keep=True)))]

@@ -129,3 +129,13 @@ def test_products_are_those_of_the_sizes() -> None:
     assert found.flops.tolist() == [2 * b * m * n * k]
     back = kernels("matmul", "backward", "bf16", sizes)
     assert sorted(back.flops.tolist()) == [2 * b * m * n * k] * 2
+
+
+def test_between_two_backward_calls_the_forward_touches_its_tensors() -> None:
+    # y = 2 x and dx = 2 dy of one size: when dy is read again, dx, x and y have passed, and dy itself.
+    m, n = 1000, 256
+    sizes = tuple({"m": m, "n": n}.get(name, 0) for name in SIZES)
+    back = kernels("mulu", "backward", "fp32", sizes)
+    assert back.access_bytes.tolist() == [4 * m * n] * 2
+    reading = back.distance[0]
+    assert 4 * 4 * m * n <= reading <= 4 * 4 * m * n * 2 ** (1 / 8)

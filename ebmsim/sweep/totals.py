@@ -14,6 +14,8 @@ from ebmsim.cost.kernels import Kernels
 _BLOCK = 32768
 # Share of kernels that change from one point of an axis to the next, up to which the changes alone are computed.
 _SELDOM = 0.4
+# Elements that must be saved for each point of that axis, which is a walk of its own.
+_WORTH = 60_000
 
 
 def bounds(costs: Kernels, count: int) -> tuple[Any, list[Any]]:
@@ -47,21 +49,24 @@ def totals(costs: Kernels, weights: Any, groups: Sequence[Sequence[int]], knee: 
     free = costs.free | (np.reshape(costs.link, (-1, count)) > 0).any(0)
     kneed = costs.kneed & ~free
     open_ = ~free & ~kneed
-    base = np.where(free, np.where(costs.free, 0.0, costs.link), costs.fixed) @ weights
-    result: Any = _wide(base, axes + 1)
-    terms = [(costs.compute, 1.0), *zip(costs.traffic.bytes, costs.traffic.bandwidth, strict=True)]
-    for i, (amount, rate) in enumerate(terms):
+    steady = np.where(free, np.where(costs.free, 0.0, costs.link), costs.fixed)
+    bound = []
+    for i, term in enumerate([(costs.compute, 1.0), *zip(costs.traffic.bytes, costs.traffic.bandwidth, strict=True)]):
         binds = open_ & (least[i] >= np.delete(most, i, axis=0).max(0))
         open_ = open_ & ~binds
-        if binds.any():
-            result = result + _wide(_of(amount, binds) @ weights[binds], axes + 1) / rate
+        bound.append((binds, *term))
     sums: dict[int, Any] = {}
     for columns in groups:
-        part = result[..., columns]
-        enters = (weights[:, columns] != 0).any(1)
+        mine = weights[:, columns]
+        enters = (mine != 0).any(1)
+        part: Any = _wide(steady @ mine, axes + 1)
+        for binds, amount, rate in bound:
+            chosen = binds & enters
+            if chosen.any():
+                part = part + _wide(_of(amount, chosen) @ mine[chosen], axes + 1) / rate
         for chosen, exponent in ((kneed & enters, knee), (open_ & enters, 0.0)):
             if chosen.any():
-                part = part + _combined(costs, chosen, weights[chosen][:, columns], exponent, axes)
+                part = part + _combined(costs, chosen, mine[chosen], exponent, axes)
         sums |= {column: part[..., i] for i, column in enumerate(columns)}
     return sums
 
@@ -107,7 +112,8 @@ def _stepped(compute: Any, memory: Any, weights: Any, exponent: float) -> Any:
     others = {a: tuple(i for i in range(memory.ndim - 1) if i != a) for a in alone}
     changes = {a: (np.diff(memory, axis=a) != 0).any(others[a]) for a in alone}
     axis = min(alone, key=lambda a: changes[a].mean(), default=None)
-    if axis is None or changes[axis].mean() > _SELDOM:
+    saved = 0.0 if axis is None else (_SELDOM - changes[axis].mean()) * compute[..., 0].size * memory.size
+    if axis is None or saved < _WORTH * memory.shape[axis]:
         return _products(compute, memory, weights, exponent)
     points = np.split(memory, memory.shape[axis], axis)
     found = [_products(compute, points[0], weights, exponent)]

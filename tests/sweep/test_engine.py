@@ -14,8 +14,8 @@ from ebmsim.errors import EbmsimError
 from ebmsim.estimation import estimate_lowered, settled
 from ebmsim.lowering import lower_workload
 from ebmsim.spec.library import load_profile
+from ebmsim.sweep import totals
 from ebmsim.sweep.engine import evaluate
-from ebmsim.sweep.totals import _stepped
 
 SECONDS = ("t_samp", "t_samp_first", "t_once", "t_inf", "t_inf_eq6", "t_train")
 # Of the device's own figure, on either side of where levels, waves and power begin to hold a kernel up.
@@ -65,7 +65,9 @@ def as_hardware(
     ids=("eager", "graph", "persistent", "roofline"),
 )
 @pytest.mark.parametrize("name", ["ebm_imp", "ccsp", "ired"])
-def test_a_grid_is_its_points(name: str, policy: ebmsim.Policy) -> None:
+@pytest.mark.parametrize("worth", [0, 60_000])
+def test_a_grid_is_its_points(worth: int, name: str, policy: ebmsim.Policy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(totals, "_WORTH", worth)  # 0: walked along an axis wherever kernels seldom change on it
     hardware = ebmsim.load_hardware("a100")
     policy = settled(policy, hardware)
     profile = load_profile(policy.software)
@@ -101,7 +103,10 @@ def test_streams_are_refused() -> None:
 
 @pytest.mark.parametrize("exponent", [0.0, 2.0, 3.0])
 @pytest.mark.parametrize("often", [0.05, 0.3, 0.9])
-def test_sums_walked_along_an_axis_are_those_of_the_whole_grid(exponent: float, often: float) -> None:
+def test_sums_walked_along_an_axis_are_those_of_the_whole_grid(
+    exponent: float, often: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(totals, "_WORTH", 0)
     # Kernels whose memory time changes at some points of an axis only, as a cache grows past their data.
     random = np.random.default_rng(0)
     compute = random.uniform(1, 2, (3, 1, 1, 40))
@@ -112,4 +117,4 @@ def test_sums_walked_along_an_axis_are_those_of_the_whole_grid(exponent: float, 
         whole = (compute**exponent + memory**exponent) ** (1 / exponent) @ weights
     else:
         whole = np.maximum(compute, memory) @ weights
-    assert _stepped(compute, memory, weights, exponent) == pytest.approx(whole, rel=1e-13)
+    assert totals._stepped(compute, memory, weights, exponent) == pytest.approx(whole, rel=1e-13)

@@ -21,8 +21,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ebmsim.calibration.evaluate import Table, evaluate, load_tables, markdown, ranking
-from ebmsim.calibration.replay import EIGHTY, alike, category_of, predict
+from ebmsim.calibration.replay import EIGHTY, Prepared, alike, category_of, predict
 from ebmsim.errors import SpecError
+from ebmsim.hardware import Hardware
 from ebmsim.policy import Profile
 from ebmsim.spec.library import find, load_profile
 
@@ -91,43 +92,36 @@ def with_coefficients(profile: Profile, c: Mapping[str, float]) -> Profile:
     )
 
 
-def fit(
-    tables: Sequence[Table], profile: Profile, progress: Callable[[str], None] = lambda _: None
-) -> dict[str, float]:
-    """The coefficients that fit some tables best: products first, then convolutions with those.
-
-    Least squares of the logarithm of predicted over measured time, soft beyond 5 %, with priors.
-    """
-    from scipy.optimize import least_squares
-
+def fit(tables: Sequence[Table], profile: Profile, progress: Progress = lambda _: None) -> dict[str, float]:
+    """The coefficients that fit some tables best: products first, then convolutions with those."""
     found: dict[str, float] = {}
     for purpose, priors in (("products", PRODUCTS), ("convolutions", CONVOLUTIONS)):
         samples = [(t.samples[purpose], t.device) for t in tables if purpose in t.samples]
-        if not samples:
-            continue
-        middle = np.log([p.middle for p in priors.values()])
-        deviation = np.array([p.deviation for p in priors.values()])
-        base = with_coefficients(profile, found)
-
-        def given(x: Any, names: Sequence[str] = tuple(priors)) -> dict[str, float]:
-            return dict(zip(names, np.exp(x).tolist(), strict=True))
-
-        def residuals(
-            x: Any,
-            samples: Any = samples,
-            base: Profile = base,
-            middle: Any = middle,
-            deviation: Any = deviation,
-            given: Any = given,
-        ) -> Any:
-            tried = with_coefficients(base, given(x))
-            rows = [np.log(predict(sample, device, tried) / sample.measured) for sample, device in samples]
-            return np.concatenate([*rows, _WEIGHT * (x - middle) / deviation])
-
-        best = least_squares(residuals, middle, loss="soft_l1", f_scale=0.05, diff_step=0.02, max_nfev=25)
-        found |= given(best.x)
-        progress(f"{purpose}: " + ", ".join(f"{k} {v:.4g}" for k, v in given(best.x).items()))
+        if samples:
+            best = _best(samples, with_coefficients(profile, found), priors)
+            progress(f"{purpose}: " + ", ".join(f"{k} {v:.4g}" for k, v in best.items()))
+            found |= best
     return found
+
+
+def _best(
+    samples: Sequence[tuple[Prepared, Hardware]], profile: Profile, priors: Mapping[str, Prior]
+) -> dict[str, float]:
+    """Least squares of the logarithm of predicted over measured time, soft beyond 5 %, with priors."""
+    from scipy.optimize import least_squares
+
+    middle = np.log([p.middle for p in priors.values()])
+    deviation = np.array([p.deviation for p in priors.values()])
+
+    def given(x: Any) -> dict[str, float]:
+        return dict(zip(priors, np.exp(x).tolist(), strict=True))
+
+    def residuals(x: Any) -> Any:
+        tried = with_coefficients(profile, given(x))
+        rows = [np.log(predict(sample, device, tried) / sample.measured) for sample, device in samples]
+        return np.concatenate([*rows, _WEIGHT * (x - middle) / deviation])
+
+    return given(least_squares(residuals, middle, loss="soft_l1", f_scale=0.05, diff_step=0.02, max_nfev=25).x)
 
 
 def spread(tables: Sequence[Table], profile: Profile) -> Profile:

@@ -51,14 +51,15 @@ def prepare(measurements: Sequence[Measurement]) -> Prepared:
     kinds = [(m.dtype, m.protocol.execution) for m in measurements]
     for kind in sorted(set(kinds)):
         index = [i for i, other in enumerate(kinds) if other == kind]
-        tables = [as_measured(measurements[i]) for i in index]
-        rows, orders = rows_of([(table, False) for table in tables])
-        owner = np.repeat(np.arange(len(index)), [len(order) for order in orders])
-        parts[kind] = Part(np.array(index), rows, np.concatenate(orders), owner)
-        for i, table in zip(index, tables, strict=True):
+        launched = [as_measured(measurements[i]) for i in index]
+        rows, orders = rows_of([(table, False) for table, _ in launched])
+        timed = [order[first:] for order, (_, first) in zip(orders, launched, strict=True)]
+        owner = np.repeat(np.arange(len(index)), [len(order) for order in timed])
+        parts[kind] = Part(np.array(index), rows, np.concatenate(timed), owner)
+        for i, (table, first) in zip(index, launched, strict=True):
             call = measurements[i].protocol.call
             # Once: the host is ahead of the kernels after the first.
-            calls[i] = max(call.get(CATEGORIES[c], call.get("elementwise", 0.0)) for c in table.category)
+            calls[i] = max(call.get(CATEGORIES[c], call.get("elementwise", 0.0)) for c in table.category[first:])
     measured = np.array([m.seconds for m in measurements])
     return Prepared(tuple(measurements), measured, calls, parts)
 

@@ -5,12 +5,10 @@ from __future__ import annotations
 import csv
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
-
-import numpy as np
 
 from ebmsim.errors import Problem, SpecError, suggest
 from ebmsim.graph.differentiate import differentiate
@@ -138,8 +136,15 @@ KINDS = {
 BACKWARD = {"add": "addu", "mul": "mulu", "div": "divu", "pow": "powu"}
 
 
+class Call(NamedTuple):
+    """The kernels of one call, those from `first` on timed; the others run before it, every time."""
+
+    table: KernelTable
+    first: int
+
+
 @lru_cache(maxsize=50_000)
-def kernels(kind: str, phase: str, dtype: str, sizes: tuple[int, ...]) -> KernelTable:
+def kernels(kind: str, phase: str, dtype: str, sizes: tuple[int, ...]) -> Call:
     """The kernels of one call, on operands that the call before left: forward, or backward to all operands after it.
 
     Raises ShapeError where the sizes do not fit together.
@@ -153,33 +158,13 @@ def kernels(kind: str, phase: str, dtype: str, sizes: tuple[int, ...]) -> Kernel
         if len(b.nodes) == mark:
             # What only hands the gradient on: autograd keeps a copy for the leaf.
             b.emit("copy", output)
-    table = lower(b.graph(), b.nodes, dtype, cyclic=True)
-    return _later(table, mark) if phase == "backward" else table
+    return Call(lower(b.graph(), b.nodes, dtype, cyclic=True), mark if phase == "backward" else 0)
 
 
-def _later(table: KernelTable, first: int) -> KernelTable:
-    """The kernels from one on, with the distances that they have behind those before."""
-    accesses = table.access_kernel >= first
-    count = len(table)
-
-    def part(value: Any) -> Any:
-        if isinstance(value, tuple):
-            return value[first:]
-        if not isinstance(value, np.ndarray):
-            return value
-        return value[..., first:] if value.shape[-1:] == (count,) else value
-
-    kept = {f.name: part(getattr(table, f.name)) for f in fields(table)}
-    of_accesses = ("access_kernel", "access_bytes", "access_weight", "distance", "cold")
-    kept |= {name: getattr(table, name)[accesses] for name in of_accesses}
-    return KernelTable(**kept | {"access_kernel": kept["access_kernel"] - first, "awaited": table.awaited[:0]})
-
-
-def as_measured(measurement: Measurement) -> KernelTable:
+def as_measured(measurement: Measurement) -> Call:
     """The kernels of a measurement, with the copies of operands that its source uses in turn between two touches."""
-    table = kernels(*measurement.call)
-    copies = measurement.protocol.copies
-    return table if copies == 1 else replace(table, distance=table.distance * copies)
+    table, first = kernels(*measurement.call)
+    return Call(replace(table, distance=table.distance * measurement.protocol.copies), first)
 
 
 def read_table(path: str | Path) -> list[Measurement]:

@@ -295,11 +295,11 @@ def _training(lowered: Lowered, prices: Priced, step: Timing, one: Timing) -> di
     positive = part.get("backward_positive", part.get("second_order", 0.0))
     negative = part.get("backward_negative", 0.0)
     return {
-        "t_train": sampling.t_train(n, pass_.seconds + host, sampling_step.seconds, steps),
+        "t_train": sampling.t_train(n, pass_.seconds + host, sampling_step.seconds, lowered.training.steps),
         "t_train_eq7": sampling.t_train_eq7(n, positive, negative, one.seconds, batch, steps),
         "t_bwd_w_positive": positive,
         "t_bwd_w_negative": negative,
-        "t_train_sampling": n * steps * sampling_step.seconds,
+        "t_train_sampling": n * lowered.training.steps * sampling_step.seconds,
     }
 
 
@@ -331,7 +331,7 @@ def _memory(lowered: Lowered, hardware: Hardware) -> dict[str, Any]:
     if lowered.iteration is not None and lowered.training_step is not None:
         # Two moments, and the running average; gradients are alive among the activations.
         states, trained = 2 + lowered.training.average, lowered.training_size
-        samples = lowered.training_step.table.live_bytes if lowered.facts.setting("training_steps") else 0.0
+        samples = lowered.training_step.table.live_bytes if lowered.training.steps else 0.0
         live = max(lowered.iteration.table.live_bytes, samples)
         held = trained.parameters + trained.training + trained.unused + trained.held
         training = (held + states * trained.trained) * e + live

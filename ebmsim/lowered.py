@@ -30,10 +30,11 @@ class Facts(NamedTuple):
 class Training(NamedTuple):
     """What a training iteration does beside its kernels.
 
-    average: whether a running average of the weights is kept. host_seconds: work on the host. buffer_bytes: copied to
-    a replay buffer on the host, and as many back.
+    steps: sampling steps before them. average: whether a running average of the weights is kept. host_seconds: work on
+    the host. buffer_bytes: copied to a replay buffer on the host, and as many back.
     """
 
+    steps: int
     average: bool
     host_seconds: float
     buffer_bytes: float

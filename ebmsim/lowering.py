@@ -77,6 +77,8 @@ def lower_workload(workload: Workload, policy: Policy, profile: Profile) -> Lowe
     ]
     of = dict(passes)
     one_chain = of.get("one_chain", of["step"])
+    # Steps that the gradient goes back through are in the iteration.
+    sampled_steps = workload.setting("training_steps") - math.prod(how.unrolled)
     return Lowered(
         facts=_facts(workload),
         size=size,
@@ -95,7 +97,7 @@ def lower_workload(workload: Workload, policy: Policy, profile: Profile) -> Lowe
         parts=parts,
         training_size=training_size,
         training_one_chain=of.get("training_one_chain", one_chain),
-        training=Training(how.average, how.host_seconds, buffered),
+        training=Training(sampled_steps, how.average, how.host_seconds, buffered),
         backward=_weight_backward(workload, rows, policy.dtype),
     )
 

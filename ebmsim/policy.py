@@ -106,6 +106,7 @@ class Profile:
     product_energy: float
     resident: float
     evicted: float
+    sharing: float
     host_cost: Mapping[str, float]
     backward: float
     compiled_cost: float

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+import numpy as np
+
 from ebmsim.cost.compute import unit_share
 from ebmsim.cost.kernels import Kernels, host_costs, host_replay
 from ebmsim.cost.machine import Machine
@@ -39,9 +41,16 @@ class Priced:
         return host_costs(self.rows, self.machine, self.profile, self.policy)
 
     @cached_property
-    def share(self) -> Any:
-        """Share of the units every row keeps busy."""
-        return unit_share(self.rows, self.ways, self.machine, self.profile, self.policy)
+    def unit_seconds(self) -> Any:
+        """Seconds of all units that every row keeps from the kernels of other streams.
+
+        share of units · ((1 - sharing) t + sharing · t_compute): what a kernel leaves idle inside its units is shared
+        to a measured part, and wholly in the roofline.
+        """
+        share = unit_share(self.rows, self.ways, self.machine, self.profile, self.policy)
+        shared = 1.0 if self.policy.fidelity == "roofline" else self.profile.sharing
+        busy = np.minimum(self.costs.compute, self.device)
+        return share * ((1.0 - shared) * self.device + shared * busy)
 
     @property
     def replay(self) -> float:
@@ -123,7 +132,7 @@ def _device(pass_: Pass, priced: Priced) -> Any:
         return priced.device[order]
     event = priced.profile.host_cost.get("elementwise", 0.0) * priced.machine.host.speed
     levels = priced.costs.spread(order).traffic.seconds
-    return overlapped(pass_.table, priced.device[order], levels, priced.share[order], streams, event)
+    return overlapped(pass_.table, priced.device[order], levels, priced.unit_seconds[order], streams, event)
 
 
 def _advance(pass_: Pass, priced: Priced, host: Any, device: Any) -> Any:

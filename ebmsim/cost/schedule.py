@@ -115,21 +115,21 @@ def longest_chain(table: KernelTable, stage: Stage, seconds: Any) -> float:
     return max(at.values())
 
 
-def overlapped(table: KernelTable, given: Any, levels: Any, share: Any, streams: int, event: Any) -> Any:
+def overlapped(table: KernelTable, given: Any, levels: Any, units: Any, streams: int, event: Any) -> Any:
     """Device seconds per kernel when the branches of a stage run in at most `streams` streams.
 
     A stage with several branches takes, over s = 1 … streams, the least of: the longest of s streams (branches dealt
-    longest first), but at least the longest chain of kernels that wait for one another, the unit-time Σ k·share its
-    kernels occupy and the time each memory level needs for all their bytes, plus two events per further stream. Its
-    kernels are scaled down to that time. Never more than one stream takes. given: seconds of every kernel alone.
-    levels: those of each memory level. share: of the units it keeps busy.
+    longest first), but at least the longest chain of kernels that wait for one another, the seconds of all units its
+    kernels keep to themselves and the time each memory level needs for all their bytes, plus two events per further
+    stream. Its kernels are scaled down to that time. Never more than one stream takes. given: seconds of every kernel
+    alone. levels: those of each memory level. units: those of all units that it keeps from other streams.
     """
     seconds = np.array(given)
     for stage in stages(table):
         if len(stage.branches) < 2 or not table.branches[stage.kernels[0]]:
             continue
         serial = seconds[stage.kernels].sum()
-        floor = max((seconds * share)[stage.kernels].sum(), longest_chain(table, stage, seconds))
+        floor = max(units[stage.kernels].sum(), longest_chain(table, stage, seconds))
         for level in levels:
             floor = max(floor, level[stage.kernels].sum())
         lengths = sorted((seconds[branch].sum() for branch in stage.branches), reverse=True)

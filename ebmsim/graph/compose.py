@@ -27,7 +27,7 @@ class Composer(Instances):
         for index, node in enumerate(nodes):
             at = (*path, index)
             if "loop" in node:
-                count = self._int(node["loop"], (*at, "loop"))
+                count = self.whole(node["loop"], (*at, "loop"))
                 if count == 0:
                     continue
                 labelled = node.get("label") == "step"
@@ -52,14 +52,19 @@ class Composer(Instances):
                     self.close("once", repeat)
                     steps += self.walk(node["do"], (*at, "do"), scope, repeat * count, False)
                     self.close("once", repeat * count)
-            elif "evaluate" in node:
-                self._evaluate(node, at, scope)
             else:
-                with self.b.at(phase="update", branch=""):
-                    last = self.emit_nodes([node], at, scope, self.values, "sampler", None)
-                    if node.get("name") and last is not None:
-                        scope[node["name"]] = last
+                self._single(node, at, scope)
         return steps
+
+    def _single(self, node: Mapping[str, Any], at: Path, scope: Scope) -> None:
+        """Emit an evaluation or a node of the program."""
+        if "evaluate" in node:
+            self._evaluate(node, at, scope)
+            return
+        with self.b.at(phase="update", branch=""):
+            last = self.emit_nodes([node], at, scope, self.values, "sampler", None)
+            if node.get("name") and last is not None:
+                scope[node["name"]] = last
 
     def _again(self, node: Mapping[str, Any], at: Path, scope: Scope, repeat: int) -> bool:
         """Whether a loop labelled step goes on with the steps of an earlier one; they are then counted there."""
@@ -84,6 +89,36 @@ class Composer(Instances):
             scope[str(node.get("energy", "energy"))] = energy
         else:
             scope[name] = self.energy(sample, str(node.get("phase", "forward")))
+
+    def unroll(self, sample: int, count: int) -> tuple[Scope, int]:
+        """Emit so many steps of the sampler from a sample; the names after them, and the first of their nodes.
+
+        What the program does before its steps comes first, so that they find its names.
+        """
+        nodes, path = sampler_program(self.file)
+        scope: Scope = {self.sample: sample, **{k: v[0] for k, v in self.outside.items() if v}}
+        body, at = self._steps_of(nodes, path, scope)
+        first = len(self.b.nodes)
+        scope[self.sample] = sample
+        for _ in range(count):
+            with self.b.at(phase="forward"):
+                self.run("every-step", scope[self.sample])
+            self.walk(body, at, scope, 1, True)
+        return scope, first
+
+    def _steps_of(self, nodes: Sequence[Mapping[str, Any]], path: Path, scope: Scope) -> tuple[Any, Path]:
+        """The body of the first loop labelled step and its path; what stands before it is emitted on the way."""
+        for index, node in enumerate(nodes):
+            at = (*path, index)
+            if "loop" not in node:
+                self._single(node, at, scope)
+            elif node.get("label") == "step":
+                return node["do"], (*at, "do")
+            elif self.whole(node["loop"], (*at, "loop")) > 0:
+                body, found = self._steps_of(node["do"], (*at, "do"), scope)
+                if found:
+                    return body, found
+        return [], ()
 
     def decode(self, sample: int) -> None:
         """Emit the decoders on what the sampler leaves."""

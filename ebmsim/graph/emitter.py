@@ -36,8 +36,8 @@ class Emitter:
         self._mark = 0
         self._visited = 0
         self.sample, shape = next(iter(self.file.sampler.sample.items()))
-        self.sample_shape = tuple(self._int(s, ("sampler", "sample", self.sample)) for s in shape)
-        self.rows = self._int(self.file.sampler.rows, ("sampler", "rows"))
+        self.sample_shape = tuple(self.whole(s, ("sampler", "sample", self.sample)) for s in shape)
+        self.rows = self.whole(self.file.sampler.rows, ("sampler", "rows"))
 
     # --- values and errors --------------------------------------------------------------------------------------
 
@@ -52,7 +52,7 @@ class Emitter:
         except ExpressionError as error:
             raise self.refuse(path, str(error), error.hint) from None
 
-    def _int(self, given: Any, path: Path) -> int:
+    def whole(self, given: Any, path: Path) -> int:
         value = self.value(given, path)
         if isinstance(value, (bool, str)) or value != int(value) or value < 0:
             raise self.refuse(path, f"expected a whole number, found {value!r}")
@@ -312,7 +312,7 @@ class Emitter:
         if not self.condition(component.when, ("components", name, "when")):
             return 0
         path = ("components", name, "instances")
-        count = self._int(component.instances, path)
+        count = self.whole(component.instances, path)
         if count > _MOST_INSTANCES:
             raise self.refuse(path, f"expected at most {_MOST_INSTANCES} instances, found {count}")
         return count
@@ -320,7 +320,7 @@ class Emitter:
     def launches(self, name: str, component: Component) -> tuple[int, int, int]:
         """Launches of a component, rows per chain in each, and instances that these rows are of."""
         count = self.instances(name, component)
-        rows = self._int(component.rows, ("components", name, "rows"))
+        rows = self.whole(component.rows, ("components", name, "rows"))
         if component.launch == "batched" and component.weights == "shared" and count:
             return 1, rows * count, count
         return count, rows, 1

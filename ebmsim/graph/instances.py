@@ -32,7 +32,7 @@ class Instances(Emitter):
                 readers = {c.runs for c in self.file.components.values() if name in c.inputs.values()}
                 if readers == {"training"} and not training:
                     continue
-                shape = tuple(self._int(s, ("inputs", name, "shape")) for s in spec.shape)
+                shape = tuple(self.whole(s, ("inputs", name, "shape")) for s in spec.shape)
                 full = (self.chains * (rows if spec.row_axis else 1), *shape) if spec.chain_axis else shape
                 source = self.b.tensor(full, "input", name, spec.kind, spec.chain_axis)
                 self.b.line = self.document.marks.get(("inputs", name), (0, 0))[0]

@@ -77,6 +77,11 @@ def check_nodes(document: Document, file: WorkloadFile) -> list[Problem]:
     if file.training is not None:
         for field in ("buffer", "average", "clip", "host_seconds"):
             problems += _names(document, ("training", field), getattr(file.training, field), known)
+        unrolled = file.training.unrolled
+        if unrolled.loss:
+            problems += _check(document, file, unrolled.loss, ("training", "unrolled", "loss"), known)
+        for field in ("steps", "times"):
+            problems += _names(document, ("training", "unrolled", field), getattr(unrolled, field), known)
         for field in ("when", "parameters"):
             for name, value in getattr(file.training, field).items():
                 if field == "when" or not is_choice(file.parameters.get(name), value):

@@ -5,7 +5,9 @@ The K_t sampling steps before it are the sampling program's own steps at the tra
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 from ebmsim.graph.compose import Composer
 from ebmsim.graph.differentiate import differentiate
@@ -36,12 +38,17 @@ class Iteration(NamedTuple):
 
 
 class How(NamedTuple):
-    """What training does with the parameters at hand. host_seconds: work on the host per iteration, in s."""
+    """What training does with the parameters at hand.
+
+    unrolled: sampling steps that the gradient goes back through, and how often. host_seconds: work on the host per
+    iteration, in s.
+    """
 
     terms: tuple[str, ...]
     average: bool
     clip: bool
     host_seconds: float
+    unrolled: tuple[int, int] = (0, 0)
 
 
 def how_trained(workload: Workload) -> How:
@@ -55,11 +62,22 @@ def how_trained(workload: Workload) -> How:
     seconds = composer.value(training.host_seconds, at)
     if isinstance(seconds, (bool, str)) or seconds < 0:
         raise composer.refuse(at, f"expected a number of seconds of at least 0, found {seconds!r}")
+    terms = tuple(term for term in training.terms if holds.get(term, True))
+    unrolled = (0, 0)
+    if "unrolled" in terms:
+        names = ("steps", "times")
+        counts = [composer.whole(getattr(training.unrolled, n), ("training", "unrolled", n)) for n in names]
+        unrolled = (counts[0], counts[1])
+        taken, available = math.prod(unrolled), workload.setting("training_steps")
+        if taken > available:
+            message = f"expected steps · times of at most training_steps = {available}, found {taken}"
+            raise composer.refuse(("training", "unrolled"), message)
     return How(
-        tuple(term for term in training.terms if holds.get(term, True)),
+        terms,
         composer.condition(training.average, ("training", "average")),
         composer.condition(training.clip, ("training", "clip")),
         float(seconds),
+        unrolled,
     )
 
 
@@ -155,6 +173,23 @@ class _Iteration:
         self.part("second_order", since)
         self.accumulate(inner, "second_order")
 
+    def unrolled(self, steps: int, times: int, nodes: Sequence[Mapping[str, Any]]) -> None:
+        """A loss on the sample after sampling steps, whose gradient goes back through them: derivatives of gradients.
+
+        The loss is the file's, or squares of the difference from the data. What comes before the steps is not counted.
+        """
+        path = ("training", "unrolled", "loss")
+        for _ in range(times):
+            scope, since = self.composer.unroll(self.sample("started"), steps)
+            end = scope[self.composer.sample]
+            with self.b.at(phase="forward", branch=""):
+                loss = self.composer.emit_nodes(nodes, path, scope, self.composer.values, "loss", end)
+                if loss is None or not nodes:
+                    target = self.b.tensor(self.b.shape(end), "input", "target")
+                    loss = self.b.emit("square", self.b.emit("sub", end, target))
+            self.part("second_order", since)
+            self.accumulate(loss, "second_order")
+
     def update(self, clip: bool, average: bool) -> None:
         since = len(self.b.nodes)
         with self.b.at(phase="update", branch="", prefix="optimiser."):
@@ -182,6 +217,9 @@ def compose_training(workload: Workload) -> Iteration:
     iteration.composer.prepare(training=True)
     iteration.data()
     for term in how.terms:
-        {"contrastive": iteration.contrastive, "denoising": iteration.denoising, "kl": iteration.kl}[term]()
+        if term == "unrolled":
+            iteration.unrolled(*how.unrolled, workload.file.training.unrolled.loss)
+        else:
+            {"contrastive": iteration.contrastive, "denoising": iteration.denoising, "kl": iteration.kl}[term]()
     iteration.update(how.clip, how.average)
     return Iteration(iteration.b.graph(), iteration.parts, tuple(iteration.trained()), how)

@@ -64,6 +64,9 @@ class ProfileSpec(_Model):
     product_energy: float = Field(ge=1, description="energy of fp32 products, operands included, over their FLOPs'")
     resident: float = Field(gt=0, description="share of a level's capacity up to which data surely stay")
     evicted: float = Field(gt=0, description="share of a level's capacity from which data surely left")
+    sharing: float = Field(
+        ge=0, le=1, description="part of what a kernel leaves idle inside its units that kernels of other streams use"
+    )
     host_cost: dict[str, Time] = Field(description="host time to issue one operator, by category")
     backward: float = Field(ge=0, description="factor on the host cost of an operator issued by autograd")
     compiled_cost: Time = Field(description="host time to issue one fused kernel of compiled code")

@@ -17,7 +17,7 @@ from ebmsim.spec.samplers import PRESET_SETTINGS, PRESETS
 
 Value = int | float | bool | str
 Expr = int | float | bool | str
-Term = Literal["contrastive", "denoising", "kl"]
+Term = Literal["contrastive", "denoising", "kl", "unrolled"]
 
 COMPOSITIONALITY = ("mono", "homo-ds", "homo-dw", "hetero")
 DEPENDENCY = ("sequential", "fully-parallel", "mixed-parallel")
@@ -125,6 +125,16 @@ class Combination(_Model):
     text: str = ""
 
 
+class Unrolled(_Model):
+    """Training through the sampler: a loss on the sample after steps that are differentiated with it."""
+
+    steps: Expr = Field(1, description="steps, the last of the K_t, that the gradient goes back through")
+    times: Expr = Field(1, description="how often in an iteration: a loss after every step takes K_t times one step")
+    loss: list[dict[str, Any]] = Field(
+        default_factory=list, description="nodes that read the sample and inputs; squares of what the data lack if none"
+    )
+
+
 class Training(_Model):
     """What a training iteration does besides sampling K_t steps."""
 
@@ -136,6 +146,7 @@ class Training(_Model):
     parameters: dict[str, Expr] = Field(default_factory=dict, description="values that parameters have in training")
     host_seconds: Expr = Field(0, description="time of an iteration in which the host works and the device waits")
     negatives: Literal["sampler", "data"] = Field("sampler", description="where negative samples come from")
+    unrolled: Unrolled = Field(Unrolled.model_validate({}), description="what the term unrolled goes back through")
     buffer: Expr = Field(0, description="samples in a replay buffer on the host, one byte per element")
     text: str = ""
 

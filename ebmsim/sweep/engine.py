@@ -51,7 +51,7 @@ def evaluate(lowered: Lowered, machine: Machine, profile: Profile, policy: Polic
     if "iteration" in passes:
         iteration = timed[id(passes["iteration"])][0] + lowered.host_seconds(machine, policy)
         sample = timed[id(passes["sample"])][0]
-        found["t_train"] = sampling.t_train(w.setting("iterations"), iteration, sample, w.setting("training_steps"))
+        found["t_train"] = sampling.t_train(w.setting("iterations"), iteration, sample, lowered.training.steps)
     shape = np.broadcast_shapes(*[np.shape(value) for value in found.values()])
     return {name: np.broadcast_to(value, shape) for name, value in found.items()}
 

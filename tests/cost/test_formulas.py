@@ -12,18 +12,20 @@ from hypothesis import strategies as st
 
 from ebmsim.cost.machine import Machine, machine_of
 from ebmsim.cost.products import launch_seconds, way_seconds
-from ebmsim.cost.schedule import Stage, completion, first_pass, longest_chain, steady_pass
+from ebmsim.cost.schedule import Stage, completion, first_pass, longest_chain, overlapped, steady_pass
 from ebmsim.cost.systolic import fold_cycles
 from ebmsim.cost.traffic import hit
 from ebmsim.cost.ways import Ways, ways_of
+from ebmsim.estimation import priced
 from ebmsim.graph.compose import compose
 from ebmsim.graph.graph import Graph, Node
 from ebmsim.graph.kernels import BYTES
 from ebmsim.graph.lower import lower, view_roots
 from ebmsim.graph.operators.table import OPERATORS, WORK
 from ebmsim.graph.rows import Products
+from ebmsim.lowering import lower_workload
 from ebmsim.policy import Policy, Profile
-from ebmsim.spec.library import load_hardware, load_profile
+from ebmsim.spec.library import load_hardware, load_profile, load_workload
 from ebmsim.spec.workload import Workload
 
 SECONDS = st.floats(0, 10, allow_subnormal=False)
@@ -104,6 +106,38 @@ def test_longest_chain_of_branches_that_wait_for_one_another(kernels: list[tuple
     stage = Stage(0, (), np.arange(len(kernels)))
     seconds = np.array([t for _, t, _ in kernels])
     assert longest_chain(table, stage, seconds) == pytest.approx(max(map(ends, range(len(kernels)))))
+
+
+class Launches(SimpleNamespace):
+    """As much of a kernel table as a schedule reads."""
+
+    def __len__(self) -> int:
+        return len(self.phase)
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), SECONDS, SECONDS, SECONDS), min_size=1, max_size=12), st.integers(1, 4))
+def test_streams_are_limited_by_every_resource(kernels: list[tuple[int, float, float, float]], streams: int) -> None:
+    """Never below the longest branch, the units' seconds or a level's; never above one stream; enough reach it."""
+    table = Launches(phase=[0] * len(kernels), branches=[f"b[{b}]" for b, *_ in kernels], awaited=[])
+    seconds, units, level = (np.array(column) for column in list(zip(*kernels, strict=True))[1:])
+    units, level = np.minimum(units, seconds), np.minimum(level, seconds)
+    total = overlapped(table, seconds, [level], units, streams, 0.0).sum()
+    branches = [sum(t for b, t, *_ in kernels if b == branch) for branch in range(3)]
+    floor = max(max(branches), units.sum(), level.sum())
+    assert floor - 1e-9 <= total <= seconds.sum() + 1e-9
+    if streams >= sum(length > 0 for length in branches) > 1:
+        assert total == pytest.approx(floor)
+
+
+def test_sharing_goes_from_whole_kernels_to_their_arithmetic() -> None:
+    """Unit-seconds that kernels keep: share · t without sharing, share · t_compute with all of it."""
+    hardware, profile, policy = load_hardware("rtx5090"), load_profile("torch-cuda"), Policy(fidelity="analytical")
+    lowered = lower_workload(load_workload("ebm_cmp", "small"), policy, profile)
+    none, half, all_ = (priced(lowered, hardware, policy, replace(profile, sharing=s)) for s in (0.0, 0.5, 1.0))
+    busy = np.minimum(none.costs.compute, none.device)
+    np.testing.assert_allclose(none.unit_seconds * busy, all_.unit_seconds * none.device)
+    np.testing.assert_allclose(half.unit_seconds, (none.unit_seconds + all_.unit_seconds) / 2)
+    assert (all_.unit_seconds < 0.5 * none.unit_seconds).any()
 
 
 # --- memory ---------------------------------------------------------------------------------------------------------

@@ -250,8 +250,8 @@ def test_conditions_of_training() -> None:
         "host_seconds": "n * 0.5",
     }
     w = workload(training=training)
-    assert how_trained(w) == (("contrastive", "kl"), True, False, 1.0)
-    assert how_trained(w.with_parameters(n=1)) == (("contrastive",), False, True, 0.5)
+    assert how_trained(w) == (("contrastive", "kl"), True, False, 1.0, (0, 0))
+    assert how_trained(w.with_parameters(n=1)) == (("contrastive",), False, True, 0.5, (0, 0))
     one, two = compose_training(w.with_parameters(n=1)), compose_training(w)
     assert "second_order" in two.parts and "second_order" not in one.parts
     for iteration, op in ((one, "squared_norm"), (two, "running_average")):

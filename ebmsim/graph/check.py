@@ -26,8 +26,10 @@ def check_file(file: str) -> list[Problem]:
             for preset in ["", *[p for p in parsed.presets if p != "default"]]:
                 try:
                     workload = settle(document, parsed, preset)
-                    found = check_workload(workload) or (check_tags(workload) if not preset else [])
-                    how_trained(workload)
+                    found = check_workload(workload)
+                    if not found:
+                        how_trained(workload)
+                        found = check_tags(workload) if not preset else []
                 except SpecError as error:
                     found = list(error.problems)
                 problems += [p for p in found if p not in problems]

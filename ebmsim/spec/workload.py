@@ -40,10 +40,24 @@ class Paper(_Model):
 
 
 class PublishedTags(_Model):
-    """The tags as the characterisation paper prints them."""
+    """The tags as the characterisation paper prints them, and the rest of its row of Table II."""
 
-    compositionality: Literal["mono", "homo-ds", "homo-dw", "hetero"]
+    compositionality: Literal["mono", "homo", "homo-ds", "homo-dw", "hetero"]
     dependency: Literal["sequential", "fully-parallel", "mixed-parallel"]
+    work: str = Field("", description="name in Table II")
+    year: int | None = Field(None, description="year in Table II, where it is not that of the publication")
+    models: str = Field("", description="models in Table II")
+    sampler: str = Field("", description="MCMC method in Table II")
+    tasks: str = Field("", description="tasks in Table II")
+
+
+class Baseline(_Model):
+    """What a conventional model stands beside: the energy-based one whose latency is compared with its own."""
+
+    of: str = Field(description="workload it is compared with")
+    task: str = Field(description="task in Table I")
+    documented: bool = Field(description="whether the comparison's own model is documented; else it is a stand-in")
+    text: str = Field(description="which model this is, and why it stands here")
 
 
 class Taxonomy(_Model):
@@ -164,6 +178,7 @@ class WorkloadFile(_Model):
     blocks: dict[str, Block] = Field(default_factory=dict)
     components: dict[str, Component]
     combine: Combination | None = None
+    baseline: Baseline | None = Field(None, description="for a conventional model, with what it is compared")
     sampler: Sampler
     training: Training | None = None
     notes: list[str] = Field(default_factory=list, description="which facts are reconstructed, and what to beware of")

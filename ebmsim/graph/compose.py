@@ -112,10 +112,11 @@ class Composer(Instances):
             at = (*path, index)
             if "loop" not in node:
                 self._single(node, at, scope)
-            elif node.get("label") == "step":
-                return node["do"], (*at, "do")
             elif self.whole(node["loop"], (*at, "loop")) > 0:
-                body, found = self._steps_of(node["do"], (*at, "do"), scope)
+                inside = (*at, "do")
+                if node.get("label") == "step":
+                    return node["do"], inside
+                body, found = self._steps_of(node["do"], inside, scope)
                 if found:
                     return body, found
         return [], ()

@@ -36,6 +36,10 @@ sampler:
   program:
     - {{op: random_normal, name: x, shape: [{WIDTH}]}}
     - {{op: buffer, name: size, shape: [1]}}
+    - loop: 0
+      label: step
+      do:
+        - {{op: scale, name: x, inputs: [nothing], by: 2}}
     - loop: 2
       do:
         - loop: steps // 2

@@ -18,6 +18,7 @@ COMMANDS = {
     "estimate": "T_samp, T_inf and T_train of a workload on a device, and why",
     "explain": "every kernel of a step, or one kernel's time derived with its numbers",
     "compare": "a table of workloads × devices",
+    "paper": "what the characterisation paper publishes, beside what is computed here",
     "validate": "how far predicted kernel times are from measured ones",
     "show": "components, wiring, taxonomy and sampler of a workload",
     "list": "workloads, hardware or operators",

@@ -214,6 +214,7 @@ def _check(
 ) -> Iterator[Problem]:
     if not nodes:
         yield document.problem(path, "expected at least one node, found an empty list")
+    yield from _turns(document, nodes, path)
     for index, node in enumerate(nodes):
         at = (*path, index)
         if not isinstance(node, dict):
@@ -241,6 +242,17 @@ def _check(
             yield from _check_use(document, file, node, at, known)
         else:
             yield from _check_node(document, node, at, known)
+
+
+def _turns(document: Document, nodes: Sequence[Any], path: Path) -> Iterator[Problem]:
+    """Nodes with the name of a turn of a repeated block beside them, whose weights would be taken for its own."""
+    named = [(i, str(n["name"])) for i, n in enumerate(nodes) if isinstance(n, dict) and isinstance(n.get("name"), str)]
+    repeated = {name for i, name in named if "repeat" in nodes[i]}
+    for index, name in named:
+        block = name.rstrip("0123456789")
+        if block != name and block in repeated:
+            message = f"'{name}' is the name of a turn of the repeated block '{block}'"
+            yield document.problem((*path, index, "name"), message, "give one of them another name")
 
 
 def _body(

@@ -4,26 +4,63 @@ from __future__ import annotations
 
 from ebmsim.report.table import console, plain_table
 from ebmsim.spec.library import load_hardware, load_workload, names
+from ebmsim.spec.workload import Workload
 from ebmsim.units import format_quantity
+
+_ORDER = {
+    name: i for i, name in enumerate(("mono", "homo", "homo-dw", "homo-ds", "hetero", "sequential", "mixed-parallel"))
+}
 
 
 def workloads() -> None:
-    """Print the shipped workloads in the order of the taxonomy."""
-    table = plain_table("workload", "compositionality", "dependency", "work", "year", "components", "presets")
+    """Print the shipped workloads as Table II of the characterisation paper does, and the conventional models."""
     found = [load_workload(name) for name in names("workload")]
-    order = ("mono", "homo-dw", "homo-ds", "hetero")
-    for w in sorted(found, key=lambda w: (order.index(w.file.taxonomy.compositionality), w.name)):
+    conventional = [w for w in found if w.file.baseline is not None]
+    table = plain_table("workload", "compositionality", "dependency", "work", "year", "models", "MCMC", "tasks")
+    for index, column in enumerate(table.columns):
+        column.justify = "left"
+        column.no_wrap = index < 3
+        column.overflow = "fold"
+    for w in sorted((w for w in found if w.file.baseline is None), key=_place):
         f = w.file
+        tags, printed = f.taxonomy, f.taxonomy.paper
         table.add_row(
             w.name,
-            f.taxonomy.compositionality,
-            f.taxonomy.dependency,
-            f"{f.paper.title} {f.paper.reference}".strip(),
-            str(f.paper.year),
-            ", ".join(f.components),
-            ", ".join(f.presets),
+            _differing(tags.compositionality, printed.compositionality if printed else None),
+            _differing(tags.dependency, printed.dependency if printed else None),
+            f"{printed.work if printed else f.title} {f.paper.reference}",
+            str(printed.year if printed and printed.year else f.paper.year),
+            printed.models if printed else "–",
+            printed.sampler if printed else "–",
+            printed.tasks if printed else "–",
         )
-    console().print(table)
+    out = console()
+    out.print(table, markup=False)
+    out.print("Declared tags; in brackets what the paper prints where it differs. `ebmsim show` has the derived ones.")
+    if conventional:
+        table = plain_table("conventional model", "beside", "task", "", "which", title="")
+        for column in table.columns[1:]:
+            column.justify = "left"
+        for w in conventional:
+            b = w.file.baseline
+            assert b is not None
+            table.add_row(w.name, b.of, b.task, "documented" if b.documented else "stand-in", b.text)
+        out.print(table, markup=False)
+
+
+def _place(w: Workload) -> tuple[int, int, str]:
+    """Where Table II has a workload: by compositionality, dependency, year."""
+    tags = w.file.taxonomy
+    return (
+        _ORDER[tags.compositionality.partition("-")[0]],
+        _ORDER.get(tags.dependency, len(_ORDER)),
+        f"{w.file.paper.year} {w.name}",
+    )
+
+
+def _differing(declared: str, printed: str | None) -> str:
+    same = printed is None or declared == printed or declared.startswith(f"{printed}-")
+    return declared if same else f"{declared} ({printed})"
 
 
 def hardware() -> None:

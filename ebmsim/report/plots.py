@@ -23,7 +23,7 @@ def check_picture(path: Path) -> None:
         raise SpecError([Problem(f"no such folder '{path.parent}'", str(path))])
 
 
-def _save(figure: Any, path: Path) -> None:
+def save(figure: Any, path: Path) -> None:
     """Write a picture whole or not at all."""
     unfinished = path.with_name(f".{path.name}.{os.getpid()}{path.suffix}")
     try:
@@ -62,5 +62,5 @@ def parity(found: Validation, path: Path) -> None:
     )
     axes.grid(True, which="major", linewidth=0.3)
     axes.legend(fontsize=7, loc="lower right", markerscale=2, ncols=2, framealpha=0.9)
-    _save(figure, path)
+    save(figure, path)
     plt.close(figure)

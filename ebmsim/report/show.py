@@ -26,8 +26,15 @@ def print_workload(w: Workload) -> None:
         f"(derived: {derived.compositionality}, {derived.dependency})",
         highlight=False,
     )
+    if tags.paper is not None:
+        printed = (tags.paper.compositionality, tags.paper.dependency, tags.paper.work, tags.paper.models)
+        out.print(f"          printed: {', '.join(filter(None, printed))}", highlight=False)
     if tags.reason:
         out.print(f"          {tags.reason}", highlight=False)
+    out.print(f"presets   {', '.join(f.presets)}; here {w.preset}", highlight=False)
+    if f.baseline is not None:
+        kind = "documented" if f.baseline.documented else "a stand-in"
+        out.print(f"beside    {f.baseline.of} ({f.baseline.task}), {kind}: {f.baseline.text}", highlight=False)
     table = plain_table("component", "role", "runs", "instances", "weights", "reads", "FLOPs a chain", "fwd FLOPs/B")
     composer = Composer(w, 1)
     program = compose(w, 1)
@@ -56,7 +63,7 @@ def print_workload(w: Workload) -> None:
     )
     program_nodes, _ = sampler_program(f)
     out.print(f"[bold]sampler[/]  C = {w.setting('chains')}, K = {w.setting('steps')}", highlight=False)
-    for line in _program(program_nodes, 1):
+    for line in _program(program_nodes, 1, composer):
         out.print(line, highlight=False, markup=False)
     kernels = [sum(n.phase == p for n in program.graph.nodes) for p in PHASES]
     out.print("nodes     " + ", ".join(f"{p} {k}" for p, k in zip(PHASES, kernels, strict=True) if k), highlight=False)
@@ -64,14 +71,19 @@ def print_workload(w: Workload) -> None:
         out.print(f"note      {note}", highlight=False, markup=False)
 
 
-def _program(nodes: list[dict[str, Any]], depth: int) -> list[str]:
+def _program(nodes: list[dict[str, Any]], depth: int, composer: Composer) -> list[str]:
+    """A program as lines of text, without what does not run with the settings at hand."""
     lines = []
     for node in nodes:
         pad = "  " * depth
+        if composer.value(node.get("when", True), ()) is False:
+            continue
         if "loop" in node:
+            if composer.value(node["loop"], ()) == 0:
+                continue
             label = f" ({node['label']})" if "label" in node else ""
             lines.append(f"{pad}repeat {node['loop']} times{label}:")
-            lines += _program(node["do"], depth + 1)
+            lines += _program(node["do"], depth + 1, composer)
         elif "evaluate" in node:
             lines.append(
                 f"{pad}{node.get('name', node['evaluate'])} = {node['evaluate']} at {node.get('at', 'sample')}"

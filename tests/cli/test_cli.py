@@ -102,12 +102,12 @@ def test_version(capsys: Capture) -> None:
     ("line", "expected"),
     [
         ("estimat ebm_imp", "Error: no command 'estimat'; did you mean 'estimate'?"),
-        ("estimate ebm_im --hw rtx5090", "unknown workload 'ebm_im'\n    did you mean 'ebm_imp'?"),
+        ("estimate ebm_ip --hw rtx5090", "unknown workload 'ebm_ip'\n    did you mean 'ebm_imp'?"),
         ("estimate ebm_imp --hw rtx509", "unknown hardware 'rtx509'\n    did you mean 'rtx5090'?"),
         (
-            "estimate ebm_im --hw rtx509 --dtype fp31",
+            "estimate ebm_ip --hw rtx509 --dtype fp31",
             "expected dtype to be one of fp64, fp32, tf32, bf16, fp16, fp8, int8, fp4, int4, found 'fp31'\n"
-            "    nearest: fp16, fp32\nunknown workload 'ebm_im'\n    did you mean 'ebm_imp'?\n"
+            "    nearest: fp16, fp32\nunknown workload 'ebm_ip'\n    did you mean 'ebm_imp'?\n"
             "unknown hardware 'rtx509'\n    did you mean 'rtx5090'?\n3 errors",
         ),
         (
@@ -277,6 +277,16 @@ def test_list(capsys: Capture) -> None:
     for what, names in (("workloads", WORKLOADS), ("hardware", DEVICES), ("operators", ("linear", "conv2d", "relu"))):
         text = answer(capsys, "list", what)
         assert all(name in text for name in names)
+
+
+def test_list_of_workloads_is_table_ii(capsys: Capture) -> None:
+    """Its rows in its order, each with what the paper prints, then the conventional models."""
+    text = answer(capsys, "list", "workloads")
+    first, last = text.split("conventional model")
+    works = [word for word in first.split() if word in ("EBM-IMP", "EBM-EqM", "EBT", "RRR", "ADE", "COMET", "CCSP")]
+    assert works == ["EBM-IMP", "EBM-EqM", "EBT", "RRR", "ADE", "COMET", "CCSP"]
+    assert "MALA, HMC" in first and "[36]" in first and "homo-ds" in first
+    assert "stylegan2" in last and "stylegan2" not in first and "stand-in" in last
 
 
 @pytest.mark.parametrize("workload", WORKLOADS)

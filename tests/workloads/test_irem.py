@@ -200,7 +200,7 @@ def test_the_device_is_asked_for_the_number_of_graphs() -> None:
 def test_taxonomy() -> None:
     assert [derive(settled(p)) for p in ("default", "graph")] == [("mono", "sequential")] * 2
     assert FILE.taxonomy.paper is not None
-    assert (FILE.taxonomy.paper.compositionality, FILE.taxonomy.paper.dependency) == ("homo-dw", "mixed-parallel")
+    assert (FILE.taxonomy.paper.compositionality, FILE.taxonomy.paper.dependency) == ("homo", "mixed-parallel")
 
 
 # --- the same networks in torch --------------------------------------------------------------------------------------

@@ -1,0 +1,1 @@
+"""What the characterisation paper publishes, beside what is computed here."""

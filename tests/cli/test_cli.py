@@ -19,11 +19,12 @@ from ebmsim.estimation import estimate_lowered, settled
 from ebmsim.graph.kernels import CATEGORIES
 from ebmsim.lowered import Lowered
 from ebmsim.lowering import fused, lower_workload
+from ebmsim.paper.ledger import PROFILED
 from ebmsim.policy import CHAIN_MODES, EXECUTIONS
-from ebmsim.spec.library import load_profile
+from ebmsim.spec.library import load_profile, names
 
 ROOT = Path(__file__).parents[2]
-WORKLOADS = ("ccsp", "ebm_cmp", "ebm_cvr", "ebm_eqm", "ebm_imp", "ired")
+ALL = names("workload")
 DEVICES = ("rtx5090", "ryzen9900x", "tpu_v6e")
 SHIPPED = [
     *sorted(ROOT.glob("workload_graphs/*.yaml")),
@@ -231,7 +232,7 @@ def lowered(workload: str, software: str, chain_mode: str, fusion: bool) -> Lowe
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("workload", WORKLOADS)
+@pytest.mark.parametrize("workload", PROFILED)
 def test_estimate_is_its_parts(workload: str, device: str) -> None:
     given = loaded("workload", workload), loaded("hardware", device)
     policy = settled(ebmsim.Policy(), given[1])
@@ -243,7 +244,7 @@ def test_estimate_is_its_parts(workload: str, device: str) -> None:
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("workload", WORKLOADS)
+@pytest.mark.parametrize("workload", PROFILED)
 def test_contract(workload: str, device: str) -> None:
     for fidelity, execution, mode in product(("roofline", "analytical"), EXECUTIONS, CHAIN_MODES):
         hardware = loaded("hardware", device)
@@ -274,9 +275,9 @@ def test_contract(workload: str, device: str) -> None:
 
 
 def test_list(capsys: Capture) -> None:
-    for what, names in (("workloads", WORKLOADS), ("hardware", DEVICES), ("operators", ("linear", "conv2d", "relu"))):
+    for what, listed in (("workloads", ALL), ("hardware", DEVICES), ("operators", ("linear", "conv2d", "relu"))):
         text = answer(capsys, "list", what)
-        assert all(name in text for name in names)
+        assert all(name in text for name in listed)
 
 
 def test_list_of_workloads_is_table_ii(capsys: Capture) -> None:
@@ -289,7 +290,7 @@ def test_list_of_workloads_is_table_ii(capsys: Capture) -> None:
     assert "stylegan2" in last and "stylegan2" not in first and "stand-in" in last
 
 
-@pytest.mark.parametrize("workload", WORKLOADS)
+@pytest.mark.parametrize("workload", ALL)
 def test_show(workload: str, capsys: Capture) -> None:
     assert workload in answer(capsys, "show", workload, "--preset", "small")
     assert answer(capsys, "show", workload, "--format", "mermaid").startswith(("graph", "flowchart"))

@@ -142,7 +142,11 @@ class Composer(Instances):
         if steps != wanted:
             raise self.refuse(path, f"expected loops labelled step to run steps = {wanted} times in all, found {steps}")
         return Program(
-            self.b.graph((scope[self.sample],)), tuple(self.sections), dict(self.weights), frozenset(self.frozen)
+            self.b.graph((scope[self.sample],)),
+            tuple(self.sections),
+            dict(self.weights),
+            frozenset(self.frozen),
+            tuple(self.evaluations),
         )
 
 

@@ -66,6 +66,20 @@ class Section(NamedTuple):
     last: int
 
 
+class Evaluation(NamedTuple):
+    """A gradient taken in a program: of which energy, with respect to which sample, and where its nodes are.
+
+    since: first node of the forward. first, last: nodes of the backward. Scores have none.
+    """
+
+    energy: int
+    sample: int
+    gradient: int
+    since: int
+    first: int
+    last: int
+
+
 class Program(NamedTuple):
     """An inference of one launch as a graph in sections; `weights` are its learned tensors by key."""
 
@@ -73,6 +87,7 @@ class Program(NamedTuple):
     sections: tuple[Section, ...]
     weights: Mapping[str, int]
     frozen: frozenset[int]
+    evaluations: tuple[Evaluation, ...] = ()
 
 
 @lru_cache(maxsize=20_000)

@@ -9,6 +9,7 @@ from ebmsim.errors import suggest
 from ebmsim.graph.combine import combination, combined, energies
 from ebmsim.graph.differentiate import differentiate
 from ebmsim.graph.emitter import Emitter, Scope
+from ebmsim.graph.graph import Evaluation
 from ebmsim.spec.workload import Component, Workload
 
 
@@ -19,6 +20,7 @@ class Instances(Emitter):
         super().__init__(workload, chains)
         # What an instance computed before the sampling loop.
         self.kept: dict[tuple[str, int], Scope] = {}
+        self.evaluations: list[Evaluation] = []
 
     def prepare(self, rows: int = 1, training: bool = False) -> None:
         """Inputs copied from the host and components that run once: the beginning of an inference.
@@ -165,7 +167,9 @@ class Instances(Emitter):
         total = self.energy(sample)
         if self.scores():
             return total, total
+        first = len(self.b.nodes)
         grads = differentiate(self.b, [total], [sample], phase="backward-input", since=since)
         if sample not in grads:
             raise self.refuse(("components",), "no energy depends on the sample")
+        self.evaluations.append(Evaluation(total, sample, grads[sample], since, first, len(self.b.nodes)))
         return total, grads[sample]

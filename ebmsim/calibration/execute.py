@@ -28,7 +28,7 @@ _INDEXED = ("gather", "scatter", "scatter_add")
 # Operators that give the numbers they are given: all of their inputs, or the first.
 _JOINED = ("concat", "stack")
 _PASSED_ON = ("reshape", "expand", "permute", "slice", "split", "copy", "detach", "to_device", "synchronise", "gather")
-_DTYPES = {"fp64": torch.float64, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+DTYPES = {"fp64": torch.float64, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Stretch(NamedTuple):
@@ -47,7 +47,7 @@ class Step:
 
     def __init__(self, workload: Workload, device: str = "cpu", dtype: str = "fp32", seed: int = 0) -> None:
         self.program = compose(workload, workload.setting("chains"))
-        self.device, self.dtype = device, _DTYPES[dtype]
+        self.device, self.dtype = device, DTYPES[dtype]
         steps = [s for s in self.program.sections if s.label == "step"]
         nodes = self.program.graph.nodes
         with self._defaults():

@@ -174,7 +174,6 @@ def test_refusal(line: str, expected: str, capsys: Capture) -> None:
     ("line", "expected"),
     [
         ("estimate ebm_imp", "Missing option '--hw'"),
-        ("validate --hw t4", "Missing option '--measurements'"),
         ("validate --measurements a.csv --hw t4 --max-median nan", "expected a fraction, found nan"),
         ("validate --measurements a.csv --hw t4 --max-median -1", "'--max-median'"),
         ("estimate", "Missing argument 'WORKLOAD'"),

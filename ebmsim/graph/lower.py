@@ -126,7 +126,7 @@ class _Lowering:
                 if self.nodes[source].branch != node.branch:
                     pairs[index, source] = None
             for t in node.outputs:
-                writer[t] = index
+                writer[self.root.get(t, t)] = index
         return np.array(list(pairs), dtype=np.int64).reshape(-1, 2)
 
     def _distances(self, accesses: list[tuple[int, int, float, bool]], cyclic: bool) -> tuple[Floats, Floats]:

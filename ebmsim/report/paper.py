@@ -11,8 +11,9 @@ _COLOURS = {AGREES: "green", IN_RANGE: "yellow", DIFFERS: "red", NOT_GIVEN: "dim
 def print_section(section: Section) -> None:
     """Print one table or figure: the paper's figure, ours, its range, the verdict; then the reasons of differences."""
     out = console()
-    table = plain_table("", "paper", "ours", "range", "", "verdict", title=section.title)
-    table.columns[4].justify = "left"
+    table = plain_table("", "where", "paper", "ours", "range", "unit", "ours to paper", "verdict", title=section.title)
+    for index in (0, 1, 2, 5):
+        table.columns[index].justify = "left"
     table.columns[0].no_wrap = False
     reasons: list[tuple[str, str]] = []
     for row in section.rows:
@@ -23,7 +24,9 @@ def print_section(section: Section) -> None:
             mark = f" [{len(reasons)}]"
         colour = _COLOURS[row.verdict]
         verdict = f"[{colour}]{row.verdict}{mark.replace('[', chr(92) + '[')}[/]"
-        table.add_row(row.name, row.statement or "–", _value(row, row.ours), _range(row), row.unit, verdict)
+        where = "" if row.published is None and row.holds is None else row.place
+        values = [_value(row, row.ours), _range(row), row.unit, _difference(row), verdict]
+        table.add_row(row.name, where, row.statement or "–", *values)
     out.print(table)
     out.print(f"[dim]{section.note}", highlight=False)
     out.print(f"[dim]Tolerance: {section.tolerance}.", highlight=False)
@@ -43,6 +46,16 @@ def _value(row: Row, value: float) -> str:
     if row.holds is not None and row.unit.startswith("declared"):
         return "the same" if value else "another"
     return f"{value:.0f}" if value == int(value) and abs(value) >= 10 else f"{value:.3g}"
+
+
+def _difference(row: Row) -> str:
+    """The ratio to a published number, or the distance from it where points are counted."""
+    if row.published is None:
+        return "–"
+    nearest = min(max(row.ours, row.published[0]), row.published[1])
+    if row.tolerance.points:
+        return f"{row.ours - nearest:+.1f}" if row.ours != nearest else "within"
+    return f"{row.ours / nearest:.2f}"
 
 
 def _range(row: Row) -> str:

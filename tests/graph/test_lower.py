@@ -12,7 +12,7 @@ def test_a_reader_waits_for_the_last_write_into_a_tensor():
     with b.at(branch="a"):
         y = b.emit("square", x)
     with b.at(branch="b"):
-        z = b.emit("assign", y, part, axis=1, start=0, length=1)
+        z = b.emit("assign", y, part, axis=-1, start=0, length=1)
     with b.at(branch="c"):
         b.emit("relu", z)
     table = lower(b.graph(), b.nodes, "fp32")

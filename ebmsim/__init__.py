@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ebmsim.calibration.validation import Validation, validate
+    from ebmsim.capture import capture
     from ebmsim.errors import EbmsimError, Problem, SpecError
     from ebmsim.estimation import Estimate, estimate
     from ebmsim.hardware import Hardware
@@ -22,6 +23,7 @@ _HOMES = {
     "SpecError": "ebmsim.errors",
     "Validation": "ebmsim.calibration.validation",
     "Workload": "ebmsim.spec.workload",
+    "capture": "ebmsim.capture",
     "estimate": "ebmsim.estimation",
     "load_hardware": "ebmsim.spec.library",
     "load_workload": "ebmsim.spec.library",
@@ -37,6 +39,7 @@ __all__ = [
     "SpecError",
     "Validation",
     "Workload",
+    "capture",
     "estimate",
     "load_hardware",
     "load_workload",

@@ -328,6 +328,25 @@ globals()["list"] = list_
 
 
 @click.command()
+@click.argument("where", metavar="FILE.py:FACTORY")
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, metavar="W.yaml", help="File to write.")
+@click.option("--name", default="", help="Name of the workload; the module's class if not given.")
+@click.option("--steps", default=100, type=click.IntRange(min=1), help="K, Langevin steps.")
+@click.option("--chains", type=click.IntRange(min=1), help="C; as in the example inputs if not given.")
+def capture(where: str, output: Path, name: str, steps: int, chains: int | None) -> None:
+    """A workload file from a torch module: FACTORY in FILE.py takes nothing and gives it with its example inputs.
+
+    A call gives one energy per chain. The first input is the sample, its first axis the chains; others are
+    conditioning, and have a chain axis where their first axis is as long.
+    """
+    from ebmsim.capture import capture_file
+
+    found = capture_file(where, output, name=name, steps=steps, chains=chains)
+    components = ", ".join(found.file.components)
+    click.echo(f"wrote {output}: {found.name}, components {components}", err=True)
+
+
+@click.command()
 @click.argument("files", nargs=-1, required=True, metavar="FILE...")
 def check(files: tuple[str, ...]) -> None:
     """All mistakes of workload and hardware files at once."""

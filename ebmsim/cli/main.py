@@ -22,6 +22,7 @@ COMMANDS = {
     "validate": "how far predicted kernel times are from measured ones",
     "show": "components, wiring, taxonomy and sampler of a workload",
     "list": "workloads, hardware or operators",
+    "capture": "a workload file from a torch module",
     "check": "all mistakes of workload and hardware files at once",
     "schema": "JSON Schema of workload and hardware files, for editors",
 }

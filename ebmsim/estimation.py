@@ -208,19 +208,31 @@ def estimate(workload: Workload, hardware: Hardware, policy: Policy | None = Non
     from ebmsim.spec.library import load_profile
 
     policy = settled(policy or Policy(), hardware)
-    profile = load_profile(policy.software)
+    profile = calibrated(load_profile(policy.software), hardware, policy)
     return estimate_lowered(lower_workload(workload, policy, profile), hardware, policy, profile)
 
 
 def settled(policy: Policy, hardware: Hardware) -> Policy:
     """The policy with the hardware's own software profile and fidelity where none is named.
 
-    Raises SpecError for fidelity `calibrated`: no hardware file carries fitted coefficients yet.
+    Raises SpecError for fidelity `calibrated` where the hardware carries no coefficients for the profile.
     """
-    if policy.fidelity == "calibrated":
+    software = policy.software or hardware.software
+    known = hardware.calibration is not None and hardware.calibration.software == software
+    if policy.fidelity == "calibrated" and not known:
         message = f"{hardware.name} carries no calibration, which fidelity calibrated needs"
+        if hardware.calibration is not None:
+            message = f"{hardware.name} is calibrated with {hardware.calibration.software}, not with {software}"
         raise SpecError([Problem(message, hint="use analytical or roofline")])
-    return replace(policy, software=policy.software or hardware.software, fidelity=policy.fidelity or "analytical")
+    fidelity = policy.fidelity or ("calibrated" if known else "analytical")
+    return replace(policy, software=software, fidelity=fidelity)
+
+
+def calibrated(profile: Profile, hardware: Hardware, policy: Policy) -> Profile:
+    """The profile with the device's own coefficients at fidelity `calibrated`; else as it is."""
+    if policy.fidelity != "calibrated" or hardware.calibration is None:
+        return profile
+    return replace(profile, **hardware.calibration.coefficients)
 
 
 def priced(lowered: Lowered, hardware: Hardware, policy: Policy, profile: Profile) -> Priced:

@@ -87,6 +87,21 @@ class Features:
 
 
 @dataclass(frozen=True)
+class Calibration:
+    """Coefficients of the software profile that were fitted to this very device, and what stands behind them.
+
+    coefficients: figures of `software` in place of the profile's own. environment: what was measured on, in words.
+    residuals: what the fit leaves, by category of kernels and size.
+    """
+
+    software: str
+    date: str
+    environment: Mapping[str, str]
+    coefficients: Mapping[str, Any]
+    residuals: tuple[Mapping[str, Any], ...]
+
+
+@dataclass(frozen=True)
 class Hardware:
     """A device. `memory` is innermost first; its last level is the main memory.
 
@@ -112,6 +127,7 @@ class Hardware:
     features: Features
     notes: tuple[str, ...]
     sources: Mapping[str, tuple[str, str]]
+    calibration: Calibration | None = None
 
     def matrix_clock(self, dtype: str) -> Number:
         """The clock in Hz at which the matrix peak of `dtype` is quoted. Raises nothing."""

@@ -13,7 +13,7 @@ from ebmsim.graph.compose import Composer, compose
 from ebmsim.graph.differentiate import differentiate
 from ebmsim.graph.fuse import fuse
 from ebmsim.graph.graph import Graph, Node, Program
-from ebmsim.graph.kernels import KernelTable
+from ebmsim.graph.kernels import CATEGORIES, KernelTable
 from ebmsim.graph.lower import lower, work_of
 from ebmsim.graph.operators.table import OPERATORS
 from ebmsim.graph.rows import counted, rows_of
@@ -28,6 +28,11 @@ from ebmsim.spec.workload import Workload
 def fused(profile: Profile, policy: Policy) -> bool:
     """Whether operators are fused: always, or in compiled and persistent execution, as the profile says."""
     return profile.fuses == "always" or (profile.fuses == "compiled" and policy.execution in ("compiled", "persistent"))
+
+
+def told_apart(profile: Profile) -> tuple[str, ...]:
+    """The kinds of kernels of which a profile has figures of their own, in order of name."""
+    return tuple(sorted({*profile.host_cost, *profile.element_cycles} - {*CATEGORIES}))
 
 
 def lower_workload(workload: Workload, policy: Policy, profile: Profile) -> Lowered:
@@ -70,7 +75,7 @@ def lower_workload(workload: Workload, policy: Policy, profile: Profile) -> Lowe
         training_size = training_size._replace(trained=elements, training=only)
         buffered = float(size.sample * batch) if evaluate(workload.file.training.buffer, workload.parameters) else 0.0
         size = training_size if alike else size
-    distinct, orders = rows_of([(table, cold) for _, table, cold, _ in planned])
+    distinct, orders = rows_of([(table, cold) for _, table, cold, _ in planned], told_apart(profile))
     passes = [
         (role, Pass(table, order, counted(order, len(distinct)), synchronisations(table), not cold, repeat))
         for (role, table, cold, repeat), order in zip(planned, orders, strict=True)

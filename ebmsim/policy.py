@@ -109,6 +109,11 @@ class Profile:
     sharing: float
     host_cost: Mapping[str, float]
     backward: float
+    gradient: float
+    element_cycles: Mapping[str, float]
+    packing: Mapping[str, float]
+    fresh_from: float
+    fresh_bandwidth: float
     compiled_cost: float
     fuses: str
     traces: bool

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ebmsim.cache import remembered
 from ebmsim.errors import Problem, SpecError
-from ebmsim.estimation import Estimate, estimate_lowered, settled
+from ebmsim.estimation import Estimate, calibrated, estimate_lowered, settled
 from ebmsim.hardware import Hardware
 from ebmsim.lowered import Lowered
 from ebmsim.policy import Policy, Profile
@@ -39,6 +39,8 @@ def estimate_named(
     device = _attempt(lambda: named_hardware(hardware, hardware_settings), of_device)
     how = _attempt(lambda: settled(policy, device), of_device) if policy and device else None
     profile = _attempt(lambda: named_profile(how.software), of_device) if how else None
+    if how and profile and device:
+        profile = calibrated(profile, device, how)
     lowered = None
     if how and profile:
         lowered = _attempt(lambda: _lowered(workload, preset, workload_settings, how, profile), found)

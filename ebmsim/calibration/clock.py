@@ -47,6 +47,7 @@ def measure(
     fixed work takes longer than in quiet ones are left out, while at least half are quiet. An interrupt ends the
     rounds; those done count, three at least. Raises KeyboardInterrupt before that.
     """
+    _settle_allocator()
     counts = []
     for run in runs:
         for _ in range(_WARM_UPS):
@@ -67,6 +68,15 @@ def measure(
             raise
     quiet = float(np.quantile([beat for rows in kept for beat, _ in rows], 0.25))
     return [_measured(rows, figure, quiet) for rows in kept]
+
+
+def _settle_allocator() -> None:
+    """Free one large block, after which the C library keeps blocks up to its size instead of returning them.
+
+    glibc raises the size from which it asks the system for memory with the largest block freed so far, to 32 MiB at
+    most; a step that is run for long has settled likewise.
+    """
+    torch.empty(31 * 2**20, dtype=torch.uint8)
 
 
 def _measured(rows: Sequence[tuple[float, dict[str, float]]], figure: str, quiet: float) -> Measured:

@@ -213,6 +213,11 @@ def _gradient(energy: int, sample: int, gradient: int) -> Action:
     return act
 
 
+def run_measured(step: Step) -> dict[str, float]:
+    """Run a step. Returns its seconds by the names that an estimate has for them."""
+    return measured_phases(step.run())
+
+
 def measured_phases(found: Mapping[str, float]) -> dict[str, float]:
     """Seconds of a run by the names that an estimate has for them."""
     return {

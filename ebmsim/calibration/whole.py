@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from ebmsim.calibration.clock import Measured, measure
-from ebmsim.calibration.execute import DTYPES, Step, measured_phases
+from ebmsim.calibration.execute import DTYPES, Step, run_measured
 from ebmsim.errors import Problem, SpecError
 from ebmsim.estimation import Estimate
 from ebmsim.hardware import Hardware
@@ -99,7 +99,7 @@ def validate_steps(
         torch.set_num_threads(threads)
     workloads = [load_workload(e.workload.file).with_parameters(**e.workload.parameters) for e in predicted]
     steps = [Step(workload, device, predicted[0].policy.dtype) for workload in workloads]
-    measured = measure([partial(_run, step) for step in steps], "t_samp", rounds, progress=progress)
+    measured = measure([partial(run_measured, step) for step in steps], "t_samp", rounds, progress=progress)
     figures = [
         figure for step, found, e in zip(steps, measured, predicted, strict=True) for figure in _figures(step, found, e)
     ]
@@ -121,10 +121,6 @@ def check_runnable(predicted: Sequence[Estimate], device: str) -> None:
             problems.append(Problem(f"steps are measured with {name} {can}, found {getattr(policy, name)}"))
     if problems:
         raise SpecError(problems)
-
-
-def _run(step: Step) -> dict[str, float]:
-    return measured_phases(step.run())
 
 
 def _figures(step: Step, found: Measured, e: Estimate) -> Iterable[Figure]:

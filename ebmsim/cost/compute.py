@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy as np
 from ebmsim.cost.machine import Machine
 from ebmsim.cost.products import choices, dtypes, product_rate, product_seconds, saving
 from ebmsim.cost.ways import Ways
+from ebmsim.graph.kernels import CATEGORIES
 from ebmsim.graph.rows import Rows
 from ebmsim.policy import Policy, Profile
 
@@ -30,6 +32,26 @@ def vector_seconds(rows: Rows, machine: Machine, policy: Policy) -> Any:
     return np.maximum(cycles, rows.random / machine.random) / (machine.units * machine.clock)
 
 
+def loop_seconds(rows: Rows, machine: Machine, profile: Profile) -> Any:
+    """Elements touched × cycles of one / (units · clock): what a kernel's code takes at least, where it was measured.
+
+    The profile's `element_cycles` are of kinds of kernels or of categories, 0 where it has neither.
+    """
+    if not profile.element_cycles:
+        return 0.0
+    cycles = by_kind(rows, profile.element_cycles)
+    return cycles * (rows.moved / rows.element_bytes) / (machine.units * machine.clock)
+
+
+def by_kind(rows: Rows, figures: Mapping[str, float]) -> Any:
+    """The figure of every row's kind, else of its category, else 0."""
+    of_category = np.array([figures.get(c, 0.0) for c in CATEGORIES])[rows.category]
+    if not rows.kinds:
+        return of_category
+    of_kind = np.array([figures.get(kind, np.nan) for kind in rows.kinds])[rows.kind]
+    return np.where((rows.kind >= 0) & ~np.isnan(of_kind), of_kind, of_category)
+
+
 def bound_seconds(rows: Rows, machine: Machine, profile: Profile, policy: Policy) -> Any:
     """Least seconds of arithmetic: the cheapest algorithm at the sustained peak, all units busy."""
     vector = vector_seconds(rows, machine, policy)
@@ -43,7 +65,7 @@ def bound_seconds(rows: Rows, machine: Machine, profile: Profile, policy: Policy
 
 def compute_seconds(rows: Rows, ways: Ways, machine: Machine, profile: Profile, policy: Policy) -> Any:
     """Seconds of arithmetic, products by the best way there is."""
-    vector = vector_seconds(rows, machine, policy)
+    vector = np.maximum(vector_seconds(rows, machine, policy), loop_seconds(rows, machine, profile))
     if not len(rows.products):
         return vector
     product = product_seconds(rows.products, ways, machine, profile, policy)[..., rows.product]

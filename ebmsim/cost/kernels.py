@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ebmsim.cost.compute import bound_seconds, compute_seconds
+from ebmsim.cost.compute import bound_seconds, by_kind, compute_seconds
 from ebmsim.cost.machine import Machine
 from ebmsim.cost.products import dtypes, launch_seconds, least_energy
 from ebmsim.cost.traffic import Traffic, traffic
@@ -84,7 +84,7 @@ def kernel_costs(rows: Rows, ways: Ways, machine: Machine, profile: Profile, pol
         compute = bound_seconds(rows, machine, profile, policy)
     else:
         compute = compute_seconds(rows, ways, machine, profile, policy)
-    fixed = 0.0 if bound else launch_seconds(machine, profile, policy)
+    fixed: Any = 0.0 if bound else launch_seconds(machine, profile, policy) + _pages(rows, profile)
     latency = 0.0 if bound else machine.host.link_latency
     link = np.where(rows.crosses, latency + rows.written / machine.host.link_bandwidth, 0.0)
     free = rows.category == HOST
@@ -93,6 +93,13 @@ def kernel_costs(rows: Rows, ways: Ways, machine: Machine, profile: Profile, pol
     kneed = (rows.product >= 0) & (not bound)
     joules = _joules(rows, machine, profile, policy, moved)
     return Kernels(compute, moved, fixed, link, joules, free, kneed)
+
+
+def _pages(rows: Rows, profile: Profile) -> Any:
+    """Seconds to take memory anew from the system for results of `fresh_from` bytes and more, page by page."""
+    if not np.isfinite(profile.fresh_bandwidth):
+        return 0.0
+    return np.where(rows.fresh >= profile.fresh_from, rows.fresh / profile.fresh_bandwidth, 0.0)
 
 
 def _joules(rows: Rows, machine: Machine, profile: Profile, policy: Policy, moved: Traffic) -> Any:
@@ -120,16 +127,16 @@ def _joules(rows: Rows, machine: Machine, profile: Profile, policy: Policy, move
 def host_costs(rows: Rows, machine: Machine, profile: Profile, policy: Policy) -> Any:
     """Host seconds to issue every row, and work on the host itself.
 
-    eager: a cost per operator kind, more in autograd. compiled: one cheap call per kernel, unless the stack traces.
-    graph, persistent: nothing per kernel.
+    eager: a cost per kind or category, a factor on it in autograd, and a time for every gradient. compiled: one cheap
+    call per kernel, unless the stack traces. graph, persistent: nothing per kernel.
     """
     if not _issues(machine, profile, policy):
         return rows.seconds
     if policy.execution == "compiled":
         cost = np.where(rows.category != HOST, profile.compiled_cost, 0.0)
     else:
-        cost = np.array([profile.host_cost.get(c, 0.0) for c in CATEGORIES])[rows.category]
-        cost = cost * np.where(rows.back == FORWARD, 1.0, profile.backward)
+        cost = by_kind(rows, profile.host_cost)
+        cost = cost * np.where(rows.back == FORWARD, 1.0, profile.backward) + profile.gradient * rows.starts
     return rows.seconds + cost * machine.host.speed
 
 

@@ -89,7 +89,8 @@ def way_seconds(products: Products, ways: Ways, machine: Machine, profile: Profi
 
         full   = tiles / units            waves = l ⌈full⌉ + (1 - l) max(full, 1)
         cycles = max(flops / rate, floor) + prologue
-        T      = max(waves · cycles / clock, operands / W) + extra / W + split + launches · (fixed time of a kernel)
+        T      = max(waves · cycles / clock, operands / W) + packed / (units · clock) + extra / W + split
+                 + launches · (fixed time of a kernel)
 
     W is the bandwidth of the innermost level shared by all units times the units that share a fetch, l the profile's
     `last_wave`: a last wave that is not full costs that share of a whole one.
@@ -103,6 +104,8 @@ def way_seconds(products: Products, ways: Ways, machine: Machine, profile: Profi
     cycles = np.maximum(ways.flops / rate, ways.floor) + profile.prologue
     seconds = np.maximum(waves * (cycles / machine.clock), ways.operands / (bandwidth * machine.multicast))
     launch = launch_seconds(machine, profile, policy)
+    if ways.packed.any():
+        seconds = seconds + ways.packed / (machine.units * machine.clock)
     seconds = seconds + (ways.extra / bandwidth + ways.split * profile.split_time + ways.launches * launch)
     for index, algorithm in enumerate(ways.algorithms):
         if algorithm.arithmetic != names.convolution:

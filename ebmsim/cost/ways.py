@@ -21,8 +21,9 @@ class Ways(NamedTuple):
 
     product: whose way it is. tiles: output tiles of all waves. flops: FLOPs of one tile at full rate, edges and the
     fraction of peak included. floor: cycles of a tile's inner axis at least. operands: bytes from the shared level
-    beside arithmetic. extra: bytes after it (partial sums, transforms). launches: of more kernels. parts: whether the
-    inner axis is split. name: into `names`. algorithm: into `algorithms`, -1 for the direct ways.
+    beside arithmetic. extra: bytes after it (partial sums, transforms). packed: cycles of a unit to reorder the second
+    operand. launches: of more kernels. split: whether the inner axis is. name: into `names`. algorithm: into
+    `algorithms`, -1 for the direct ways.
     """
 
     names: tuple[str, ...]
@@ -34,13 +35,14 @@ class Ways(NamedTuple):
     floor: Floats
     operands: Floats
     extra: Floats
+    packed: Floats
     launches: Floats
     split: Floats
     name: Ints
     algorithm: Ints
 
 
-_FIGURES = ("tiles", "flops", "floor", "operands", "extra", "launches", "split")
+_FIGURES = ("tiles", "flops", "floor", "operands", "extra", "packed", "launches", "split")
 
 
 def ways_of(products: Products, profile: Profile) -> Ways:
@@ -78,9 +80,11 @@ def _ways(products: Products, profile: Profile, choose: Callable[[Any, Any], Any
         names.extend(prefix + label for label in labels)
 
     is_convolution = products.convolution
-    add(~is_convolution, -1, "", _tiled((b, m, n, k), profile, profile.tiles, inner, size, 1.0 - products.chained))
+    packed = [size * profile.packing.get(category, 0.0) * (b * k * n) for category in ("matmul", "convolution")]
+    tiled = _tiled((b, m, n, k), profile, profile.tiles, inner, packed[0], size, 1.0 - products.chained)
+    add(~is_convolution, -1, "", tiled)
     if is_convolution.any():
-        add(is_convolution, -1, "", _tiled((b, m, n, k), profile, profile.convolution_tiles, inner))
+        add(is_convolution, -1, "", _tiled((b, m, n, k), profile, profile.convolution_tiles, inner, packed[1]))
         for index, (name, algorithm) in enumerate(profile.algorithms.items()):
             given = _transformed(products, profile, algorithm)
             add(is_convolution & takes(products, algorithm), index, f"{name}, ", given)
@@ -118,6 +122,7 @@ def _tiled(
     profile: Profile,
     tiles: Tiles,
     step: float,
+    packed: Any,
     operand_bytes: float = 0.0,
     fetched: Any = 1.0,
 ) -> tuple[list[str], dict[str, Any]]:
@@ -126,6 +131,7 @@ def _tiled(
         tiles    = b ⌈m/M⌉ ⌈n/N⌉ s         flops = 2 M N k' / fraction
         floor    = max(k' · loop, k' (M' + N') e / feed)
         operands = b k (m ⌈n/N⌉ + n ⌈m/M⌉) e          extra = [s > 1] 8 s b m n
+        packed   = [M > 1, N > 1] b k n e · cycles per byte: kernels for vectors take the second operand as it is
 
     k' = ⌈k/s⌉ padded to a step, so many elements as the profile's `inner` bytes hold; M' = min(M, m), N' = min(N, n);
     partial sums of 4 bytes are written and read. Operands of convolutions are not counted (operand_bytes 0): the taps
@@ -144,6 +150,7 @@ def _tiled(
         "floor": inner * np.maximum(profile.loop, taken),
         "operands": b * k * (m * across * fetched + n * down) * operand_bytes,
         "extra": np.where(parts > 1, 2.0 * PARTIAL_SUM_BYTES * parts * b * m * n, 0.0),
+        "packed": np.where((rows > 1) & (columns > 1), packed, 0.0),
         "launches": 0.0,
         "split": (parts > 1).astype(np.float64),
         # More parts than pairs of inner steps make no sense; tiles of one row or column are kernels for vectors.
@@ -164,7 +171,7 @@ def _transformed(products: Products, profile: Profile, algorithm: Algorithm) -> 
     tiles = m / np.maximum(height * width, 1.0) * np.ceil(height / q) * np.ceil(width / q)
     channels = k / np.maximum(window * window, 1.0)
     step = profile.inner / products.element_bytes
-    labels, figures = _tiled((points, tiles, n, channels), profile, profile.convolution_tiles, step)
+    labels, figures = _tiled((points, tiles, n, channels), profile, profile.convolution_tiles, step, 0.0)
     moved = 2.0 * points * (tiles * channels + tiles * n + channels * n) * products.element_bytes
     figures["flops"] = figures["flops"] / algorithm.fraction
     figures["extra"] = figures["extra"] + moved / algorithm.transforms

@@ -37,7 +37,8 @@ def differentiate(
         with b.at(phase=phase, branch=node.branch, prefix=node.name + "'"):
             b.line = node.line
             emit = rule(GRADIENT, "gradient", node.op, node.name, node.line)
-            given = emit(b, node, output_grads, want)
+            with b.at(of=node.op):
+                given = emit(b, node, output_grads, want)
             for tensor, wanted, grad in zip(node.inputs, want, given, strict=True):
                 if not wanted or grad is None:
                     continue

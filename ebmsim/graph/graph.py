@@ -33,7 +33,10 @@ class Tensor(NamedTuple):
 
 
 class Node(NamedTuple):
-    """One operator applied: tensors by number, attributes sorted by name, and where it came from."""
+    """One operator applied: tensors by number, attributes sorted by name, and where it came from.
+
+    of: the operator whose gradient it is part of, "" in no gradient.
+    """
 
     op: str
     inputs: tuple[int, ...]
@@ -43,6 +46,7 @@ class Node(NamedTuple):
     branch: str
     name: str
     line: int
+    of: str = ""
 
     def attribute(self, name: str) -> Any:
         """The value of an attribute. Raises KeyError."""
@@ -109,16 +113,20 @@ class Builder:
         self.branch = ""
         self.line = 0
         self.prefix = ""
+        self.of = ""
 
     @contextmanager
-    def at(self, *, phase: str | None = None, branch: str | None = None, prefix: str | None = None) -> Iterator[None]:
-        """Nodes emitted inside belong to this phase and branch."""
-        saved = (self.phase, self.branch, self.prefix)
+    def at(
+        self, *, phase: str | None = None, branch: str | None = None, prefix: str | None = None, of: str | None = None
+    ) -> Iterator[None]:
+        """Nodes emitted inside belong to this phase and branch, and to the gradient of an operator."""
+        saved = (self.phase, self.branch, self.prefix, self.of)
         self.phase = saved[0] if phase is None else phase
         self.branch = saved[1] if branch is None else branch
         self.prefix = saved[2] if prefix is None else prefix
+        self.of = saved[3] if of is None else of
         yield
-        self.phase, self.branch, self.prefix = saved
+        self.phase, self.branch, self.prefix, self.of = saved
 
     def tensor(self, shape: Shape, role: str, name: str = "", kind: str = "float", chain_axis: bool = True) -> int:
         """A tensor that no node writes: the sample, an input, a weight, a buffer, a constant."""
@@ -146,7 +154,7 @@ class Builder:
         index = len(self.nodes)
         for output in outputs:
             self.producer[output] = index
-        self.nodes.append(Node(op, tuple(inputs), outputs, key, self.phase, self.branch, full, self.line))
+        self.nodes.append(Node(op, tuple(inputs), outputs, key, self.phase, self.branch, full, self.line, self.of))
         return outputs
 
     def emit(self, op: str, *inputs: int, name: str = "", **attributes: Any) -> int:

@@ -29,17 +29,19 @@ PHASES = ("forward", "backward-input", "rng", "update", "accept", "host", "once"
 class KernelTable:
     """Kernels in launch order. All arrays have one entry per kernel, accesses one entry per tensor touched.
 
-    flops, special, random: operations. product: batch, m, n, k (k = 0 without a product). chained: 1 where its first
-    operand is made on the chip. window: kernel, stride, height, width of a convolution (0 for others). bytes in B;
-    again: those read a second time, again_distance touched in between. An access is a read, or a write of what is read
-    later: `distance` is the bytes touched since the tensor was last touched (reads) or until it is last read (writes),
-    inf where it was not touched before; `cold` the same in a first step. Distances are kept to an eighth of an octave,
-    rounded up, so that alike kernels become equal. awaited: pairs of a kernel and an earlier one of another branch
-    whose result it reads.
+    kinds: the operator, or `X backward` of a kernel that belongs to the gradient of an operator X. flops, special,
+    random: operations. product: batch, m, n, k (k = 0 without a product). chained: 1 where its first operand is made on
+    the chip. window: kernel, stride, height, width of a convolution (0 for others). bytes in B; fresh: those written to
+    tensors that the kernel makes; again: those read a second time, again_distance touched in between. An access is a
+    read, or a write of what is read later: `distance` is the bytes touched since the tensor was last touched (reads) or
+    until it is last read (writes), inf where it was not touched before; `cold` the same in a first step. Distances are
+    kept to an eighth of an octave, rounded up, so that alike kernels become equal. awaited: pairs of a kernel and an
+    earlier one of another branch whose result it reads.
     """
 
     names: tuple[str, ...]
     ops: tuple[str, ...]
+    kinds: tuple[str, ...]
     lines: tuple[int, ...]
     branches: tuple[str, ...]
     category: Ints
@@ -55,6 +57,7 @@ class KernelTable:
     read: Floats
     read_weights: Floats
     written: Floats
+    fresh: Floats
     again: Floats
     again_distance: Floats
     access_kernel: Ints

@@ -50,7 +50,7 @@ class _Lowering:
     def table(self, cyclic: bool) -> KernelTable:
         tensors, size = self.graph.tensors, self.size
         works: list[Work] = []
-        read, read_weights, written = [], [], []
+        read, read_weights, written, fresh = [], [], [], []
         # (kernel, tensor, bytes, is a write), in the order they happen.
         accesses: list[tuple[int, int, float, bool]] = []
         for index, node in enumerate(self.nodes):
@@ -72,15 +72,17 @@ class _Lowering:
                 else:
                     activations += amount
                 accesses.append((index, origin, amount, False))
-            out = 0.0
+            out = new = 0.0
             for t in node.outputs:
                 part = work.written if t == node.outputs[0] else None
                 amount = (tensors[t].elements if part is None else part) * size[tensors[t].kind]
                 out += amount
+                new += amount if t not in self.root else 0.0
                 accesses.append((index, self.root.get(t, t), amount, True))
             read.append(activations + weights)
             read_weights.append(weights)
             written.append(out)
+            fresh.append(new)
         distance, cold = self._distances(accesses, cyclic)
         product = [w.product or (0, 0, 0, 0) for w in works]
         window = [w.window or (0, 0, 0, 0) for w in works]
@@ -88,6 +90,7 @@ class _Lowering:
         return KernelTable(
             names=tuple([n.name for n in nodes]),
             ops=tuple([n.op for n in nodes]),
+            kinds=tuple([f"{n.of} backward" if n.of else n.op for n in nodes]),
             lines=tuple([n.line for n in nodes]),
             branches=tuple([n.branch for n in nodes]),
             category=np.array([CATEGORIES.index(OPERATORS[n.op].category) for n in nodes], dtype=np.int64),
@@ -103,6 +106,7 @@ class _Lowering:
             read=_floats(read),
             read_weights=_floats(read_weights),
             written=_floats(written),
+            fresh=_floats(fresh),
             again=size["float"] * _floats([w.again[0] for w in works]),
             again_distance=size["float"] * _floats([w.again[1] for w in works]),
             access_kernel=np.array([a[0] for a in accesses], dtype=np.int64),

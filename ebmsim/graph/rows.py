@@ -43,10 +43,12 @@ class Products:
 class Rows:
     """Distinct kernels, one entry each. back: FORWARD, TO_INPUT or TO_WEIGHTS. flops: those outside products.
 
-    moved, written: bytes. again: bytes read a second time, again_distance touched in between. crosses: a copy over the
-    host link. seconds: work on the host of a stated time. product: the entry of its product among `products`, -1
-    without one. The accesses of row i are those from access_start[i] on: bytes, which of `distances` the tensor was
-    last touched at, and bytes of the weights it is one of (inf for others).
+    kind: which of `kinds` it is, that are told apart beside their figures; -1 for others. starts: 1
+    where a gradient begins. moved, written: bytes; fresh: those of tensors it makes. again: bytes read a second time,
+    again_distance touched in between. crosses: a copy over the host link. seconds: work on the host of a stated time.
+    product: the entry of its product among `products`, -1 without one. The accesses of row i are those from
+    access_start[i] on: bytes, which of `distances` the tensor was last touched at, and bytes of the weights it is one
+    of (inf for others).
     """
 
     category: Ints
@@ -56,8 +58,12 @@ class Rows:
     special: Floats
     random: Floats
     seconds: Floats
+    kind: Ints
+    kinds: tuple[str, ...]
+    starts: Floats
     moved: Floats
     written: Floats
+    fresh: Floats
     again: Floats
     again_distance: Floats
     crosses: Flags
@@ -74,13 +80,13 @@ class Rows:
         return len(self.category)
 
 
-def rows_of(passes: Sequence[tuple[KernelTable, bool]]) -> tuple[Rows, tuple[Ints, ...]]:
+def rows_of(passes: Sequence[tuple[KernelTable, bool]], kinds: Sequence[str] = ()) -> tuple[Rows, tuple[Ints, ...]]:
     """The distinct kernels of some passes (table, whether it is a first one), and the row of every launch of each.
 
-    Equal: in every figure a cost formula reads, accesses included.
+    Equal: in every figure a cost formula reads, accesses included, and of the same kind among `kinds`.
     """
     size = passes[0][0].element_bytes
-    columns = np.concatenate([_columns(table) for table, _ in passes])
+    columns = np.concatenate([_columns(table, kinds) for table, _ in passes])
     parts = [_accesses(table, cold) for table, cold in passes]
     touched = np.concatenate([part for part, _ in parts])
     offsets = np.cumsum([0, *[len(part) for part, _ in parts]])
@@ -99,7 +105,8 @@ def rows_of(passes: Sequence[tuple[KernelTable, bool]]) -> tuple[Rows, tuple[Int
         order[i] = row
     counts = [len(table) for table, _ in passes]
     orders = np.split(order, np.cumsum(counts)[:-1])
-    return _rows(columns[first], touched, starts, np.array(stops), np.array(first, dtype=np.int64), size), tuple(orders)
+    rows = _rows(columns[first], touched, starts, np.array(stops), np.array(first, dtype=np.int64), size, tuple(kinds))
+    return rows, tuple(orders)
 
 
 def counted(order: Ints, rows: int) -> Floats:
@@ -107,12 +114,14 @@ def counted(order: Ints, rows: int) -> Floats:
     return np.bincount(order, minlength=rows).astype(np.float64)
 
 
-def _columns(table: KernelTable) -> Floats:
+def _columns(table: KernelTable, kinds: Sequence[str]) -> Floats:
     """The figures of every kernel, one line each."""
+    back = _BACK[table.phase]
+    codes = {name: code for code, name in enumerate(kinds)}
     return np.stack(
         [
             table.category.astype(np.float64),
-            _BACK[table.phase].astype(np.float64),
+            back.astype(np.float64),
             table.flops - table.product_flops,
             table.product_flops,
             table.special,
@@ -126,6 +135,9 @@ def _columns(table: KernelTable) -> Floats:
             table.chained,
             table.again,
             table.again_distance,
+            np.array([codes.get(kind, -1) for kind in table.kinds], dtype=np.float64),
+            (back != FORWARD) & (np.concatenate([[FORWARD], back[:-1]]) == FORWARD),
+            table.fresh,
         ],
         axis=1,
     )
@@ -147,7 +159,9 @@ def _accesses(table: KernelTable, cold: bool) -> tuple[Floats, Ints]:
     return lines, starts[:-1]
 
 
-def _rows(columns: Floats, touched: Floats, starts: Ints, stops: Ints, first: Ints, size: float) -> Rows:
+def _rows(
+    columns: Floats, touched: Floats, starts: Ints, stops: Ints, first: Ints, size: float, kinds: tuple[str, ...]
+) -> Rows:
     lengths = (stops - starts)[first]
     begins = np.concatenate([[0], np.cumsum(lengths)])[:-1].astype(np.int64)
     lines = touched[np.repeat(starts[first] - begins, lengths) + np.arange(int(lengths.sum()))]
@@ -155,9 +169,9 @@ def _rows(columns: Floats, touched: Floats, starts: Ints, stops: Ints, first: In
     category, back = columns[:, 0].astype(np.int64), columns[:, 1].astype(np.int64)
     shape, window, chained = columns[:, 10:14], columns[:, 14:18], columns[:, 18]
     is_product = shape[:, 3] > 0
-    kinds = np.column_stack([category == CONVOLUTION, back == TO_INPUT, shape, window, chained])[is_product]
+    alike = np.column_stack([category == CONVOLUTION, back == TO_INPUT, shape, window, chained])[is_product]
     product = np.full(len(columns), -1, dtype=np.int64)
-    different, place = np.unique(kinds, axis=0, return_inverse=True)
+    different, place = np.unique(alike, axis=0, return_inverse=True)
     product[is_product] = place.reshape(-1)
     products = Products(
         shape=np.ascontiguousarray(different[:, 2:6].T),
@@ -176,6 +190,10 @@ def _rows(columns: Floats, touched: Floats, starts: Ints, stops: Ints, first: In
         special=figures[4],
         random=figures[5],
         seconds=figures[6],
+        kind=figures[21].astype(np.int64),
+        kinds=kinds,
+        starts=figures[22],
+        fresh=figures[23],
         moved=figures[7],
         written=figures[8],
         again=figures[19],

@@ -17,7 +17,8 @@ from ebmsim.spec.located import Document, Mark, Path, format_path, load_document
 from ebmsim.units import _shown as shown
 
 ABOUT_THE_FILE = (
-    "name", "title", "kind", "software", "validated", "references", "notes", "sources", "extends", "variants"
+    "name", "title", "kind", "software", "validated", "references", "notes", "sources", "extends", "variants",
+    "calibration",
 )  # fmt: skip
 NOT_IN_A_VARIANT = ("name", "extends", "variants")
 _OWN = (*NOT_IN_A_VARIANT, "title", "validated")

@@ -124,6 +124,7 @@ Text = Annotated[Any, _Read(_text, type="string", minLength=1)]
 Flag = Annotated[Any, _Read(_flag, type="boolean")]
 Count = Annotated[Any, _Read(_count, type="integer", minimum=1, maximum=_LARGEST_COUNT)]
 Fraction = Annotated[Any, _Read(_fraction, type="number", exclusiveMinimum=0, maximum=1)]
+Share = Annotated[Any, _Read(partial(parse_quantity, dimension="number", zero=True), type="number", minimum=0)]
 Factor = Annotated[Any, _Read(partial(parse_quantity, dimension="number"), type="number", exclusiveMinimum=0)]
 Frequency = Annotated[Any, _quantity("frequency", "2.41 GHz")]
 FlopRate = Annotated[Any, _quantity("flop_rate", "104.8 TFLOP/s")]
@@ -226,6 +227,25 @@ class FeaturesSpec(_Model):
     resident_loop: Flag = Field(False, description="no dispatch inside the sampling loop")
 
 
+class ResidualSpec(_Model):
+    """What a fit leaves of one category of kernels: errors of small steps that were held out of it."""
+
+    category: Text = Field(description="category of kernels")
+    size: Text = Field(description="band of measured time of a kernel")
+    steps: Count = Field(description="number of figures of steps")
+    median: Share = Field(description="median of |predicted / measured - 1|")
+    p90: Share = Field(description="its 90th percentile")
+
+
+class CalibrationSpec(_Model):
+    """Coefficients fitted to measurements of this very device."""
+
+    date: Text = Field(description="when it was measured, year-month-day")
+    environment: dict[Text, Text] = Field(description="what was measured on: processor, clock, threads, versions")
+    coefficients: dict[Text, Any] = Field(description="figures of the software profile in place of its own")
+    residuals: list[ResidualSpec] = Field([], description="what the fit leaves")
+
+
 class HardwareSpec(_Model):
     """A device, with the source of every figure."""
 
@@ -252,6 +272,7 @@ class HardwareSpec(_Model):
     features: FeaturesSpec = Field(
         default_factory=lambda: FeaturesSpec.model_validate({}), description="hardware made for EBMs"
     )
+    calibration: CalibrationSpec | None = Field(None, description="coefficients fitted to this very device")
     notes: list[Text] = Field([], description="conflicts between sources, traps")
     sources: dict[str, Source] = Field({}, description="mark and origin of each figure by its path")
     variants: dict[LevelName, dict[str, Any]] = Field(
@@ -274,6 +295,10 @@ def parse_hardware(document: Document) -> engine.Hardware:
             message = f"expected static power below the limit of {power.limit:g} W, found {power.static:g} W"
             static = ("power", "static")
             problems.append(document.problem(("power", "limit") if static in document.files else static, message))
+        try:
+            calibration = _calibration(document, spec)
+        except SpecError as error:
+            problems += error.problems
     if problems:
         raise SpecError(problems)
     figures = {name: value for name, value in spec if name not in ("extends", "variants")}
@@ -288,7 +313,20 @@ def parse_hardware(document: Document) -> engine.Hardware:
         figures[name] = target(**dict(figures[name]))
     figures["memory"] = tuple(engine.Level(name, **dict(level)) for name, level in spec.memory.items())
     figures["notes"] = tuple(spec.notes)
+    figures["calibration"] = calibration
     return engine.Hardware(**figures)
+
+
+def _calibration(document: Document, spec: HardwareSpec) -> engine.Calibration | None:
+    """The calibration of a file, its coefficients read by the grammar of software profiles. Raises SpecError."""
+    given = spec.calibration
+    if given is None:
+        return None
+    from ebmsim.spec.software import parse_coefficients
+
+    coefficients = parse_coefficients(document, ("calibration", "coefficients"), spec.software)
+    residuals = tuple(dict(r) for r in given.residuals)
+    return engine.Calibration(spec.software, given.date, given.environment, coefficients, residuals)
 
 
 def check_hardware(document: Document) -> list[Problem]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+import math
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema
 
 from ebmsim import policy as engine
 from ebmsim.errors import SpecError
-from ebmsim.spec.located import Document
+from ebmsim.spec.located import Document, Path, load_document
 from ebmsim.spec.problems import located
 from ebmsim.units import parse_quantity
 
@@ -17,14 +19,23 @@ def _time(value: object) -> float:
     return parse_quantity(value, "time", zero=True)
 
 
+def _bandwidth(value: object) -> float:
+    return parse_quantity(value, "bandwidth")
+
+
 def _size(value: object) -> float:
     return parse_quantity(value, "bytes")
 
 
 Size = Annotated[float, BeforeValidator(_size), WithJsonSchema({"type": "string", "examples": ["32 B"]})]
+Bandwidth = Annotated[float, BeforeValidator(_bandwidth), WithJsonSchema({"type": "string", "examples": ["8 GB/s"]})]
+Factor = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Time = Annotated[float, BeforeValidator(_time), WithJsonSchema({"type": "string", "examples": ["5 us"]})]
 Fraction = Annotated[float, Field(gt=0, le=1)]
 Tiles = list[tuple[Annotated[float, Field(ge=1)], Annotated[float, Field(ge=1)], Fraction]]
+
+
+Place = TypeVar("Place")
 
 
 class _Model(BaseModel):
@@ -69,6 +80,17 @@ class ProfileSpec(_Model):
     )
     host_cost: dict[str, Time] = Field(description="host time to issue one operator, by category")
     backward: float = Field(ge=0, description="factor on the host cost of an operator issued by autograd")
+    gradient: Time = Field(0.0, description="host time of one call of autograd, beside its operators'")
+    element_cycles: dict[str, Factor] = Field(
+        default_factory=dict,
+        description="cycles of a unit that an element touched takes at least, by operator or category",
+    )
+    packing: dict[Literal["matmul", "convolution"], Factor] = Field(
+        default_factory=dict,
+        description="cycles of a unit per byte of a product's second operand, to bring it into the order of the kernel",
+    )
+    fresh_from: Size = Field(0.0, description="results of so many bytes take memory anew from the system")
+    fresh_bandwidth: Bandwidth = Field(math.inf, description="bytes per second at which the system gives that memory")
     compiled_cost: Time = Field(description="host time to issue one fused kernel of compiled code")
     fuses: Literal["compiled", "always", "never"] = Field(description="in which executions operators are fused")
     traces: bool = Field(False, description="whether eager execution traces each step and starts it as one executable")
@@ -83,8 +105,35 @@ class ProfileSpec(_Model):
 
 def parse_profile(document: Document) -> engine.Profile:
     """A software profile from a loaded file. Raises SpecError with every problem."""
+    return _profile(document, document.data)
+
+
+def parse_coefficients(document: Document, at: Path, software: str) -> dict[str, Any]:
+    """The figures of a software profile that are written at a place of another file, in place of the profile's own.
+
+    Raises SpecError with every problem, located in that file.
+    """
+    from ebmsim.spec.library import find
+
+    data: Any = document.data
+    for key in at:
+        data = data[key]
+    part = Document(
+        document.file, data, _inside(document.marks, at), _inside(document.keys, at), _inside(document.files, at)
+    )
+    profile = _profile(part, {**load_document(find("software", software)).data, **data})
+    return {name: getattr(profile, name) for name in data}
+
+
+def _inside(places: Mapping[Path, Place], at: Path) -> dict[Path, Place]:
+    """The entries under a path, by what follows it."""
+    return {path[len(at) :]: place for path, place in places.items() if path[: len(at)] == at}
+
+
+def _profile(document: Document, data: Any) -> engine.Profile:
+    """The profile that data describe, problems placed in a document. Raises SpecError."""
     try:
-        spec = ProfileSpec.model_validate(document.data)
+        spec = ProfileSpec.model_validate(data)
     except ValidationError as error:
         raise SpecError(located(document, error, ProfileSpec)) from None
     if "other" not in spec.kernel_error:

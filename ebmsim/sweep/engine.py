@@ -128,11 +128,14 @@ def _flat(value: Any) -> Any:
 def _extremes(costs: Kernels, knee: float, count: int) -> tuple[Any, Any]:
     """Seconds of every row at the fastest and at the slowest values of its terms."""
     compute, levels = bounds(costs, count)
-    picked = [costs._replace(fixed=pick(costs.fixed), link=_picked(costs.link, pick)) for pick in (np.min, np.max)]
+    picked = [
+        costs._replace(fixed=_picked(costs.fixed, pick), link=_picked(costs.link, pick)) for pick in (np.min, np.max)
+    ]
     memory = [np.maximum.reduce([level[i] for level in levels]) for i in (0, 1)]
     low, high = (picked[i].combined(compute[i], memory[i], knee) for i in (0, 1))
     return low, high
 
 
 def _picked(values: Any, pick: Any) -> Any:
-    return pick(np.reshape(values, (-1, np.shape(values)[-1])), axis=0)
+    values = np.atleast_1d(values)
+    return pick(values.reshape(-1, values.shape[-1]), axis=0)

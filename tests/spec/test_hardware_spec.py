@@ -275,6 +275,6 @@ def test_schema_lets_an_extending_file_leave_out_what_is_required() -> None:
         text = json.dumps(schema["$defs"][name])
         assert '"required"' not in text
         waiting += [n for n in re.findall(r"#/\$defs/(\w+)", text) if n not in seen]
-    # The parts of a device, and a variant, which has no name of its own.
-    assert len(seen) == 1 + 7 + 1
+    # The parts of a device and of a calibration, and a variant, which has no name of its own.
+    assert len(seen) == 1 + 9 + 1
     assert "name" not in schema["$defs"]["Variant"]["properties"]

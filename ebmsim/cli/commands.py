@@ -164,8 +164,11 @@ class _Fraction(click.FloatRange):
 @click.argument("workloads", nargs=-1)
 @click.option("--hw", required=True, metavar="HARDWARE", help="Name or path of the device that is measured.")
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), help="Where torch runs the WORKLOADS' steps.")
-@click.option("--threads", type=click.IntRange(min=1), help="Threads of torch on a CPU; its own number if not given.")
+@click.option(
+    "--threads", type=click.IntRange(min=1), help="Threads of torch on a CPU; as calibrated, or its own number."
+)
 @click.option("--rounds", type=click.IntRange(min=3), default=9, show_default=True, help="Rounds of measuring.")
+@click.option("--training", is_flag=True, help="Measure training iterations too, without their sampling.")
 @click.option("--measurements", type=Path, metavar="TABLE.csv", help="Measured kernels, one per row, in their place.")
 @click.option("--max-median", type=_Fraction(min=0), help="Exit 1 where the median error, a fraction, is above.")
 @click.option("-o", "--output", type=Path, metavar="PLOT.png", help="Draw predicted against measured times.")
@@ -178,6 +181,7 @@ def validate(
     device: str | None,
     threads: int | None,
     rounds: int,
+    training: bool,
     measurements: Path | None,
     max_median: float | None,
     output: Path | None,
@@ -189,6 +193,8 @@ def validate(
     """How far predictions are from sampling steps of WORKLOADS measured now, or from a table of measured kernels."""
     if bool(workloads) == (measurements is not None) or (workloads and device is None):
         raise click.UsageError("expected workloads with --device, or --measurements")
+    if training and not workloads:
+        raise click.UsageError("expected workloads with --training")
     if output is not None:
         from ebmsim.report.plots import check_picture
 
@@ -196,7 +202,7 @@ def validate(
     if measurements is not None:
         error = _validate_kernels(measurements, hw, policy["software"], output, as_json)
     else:
-        how = (str(device), threads, rounds, output, as_json)
+        how = (str(device), threads, rounds, training, output, as_json)
         error = _validate_steps(workloads, hw, preset, settings, policy, *how)
     if max_median is not None and error > max_median:
         click.echo(f"median error {error:.4f} is above {max_median:g}", err=True)
@@ -230,18 +236,19 @@ def _validate_steps(
     device: str,
     threads: int | None,
     rounds: int,
+    training: bool,
     output: Path | None,
     as_json: bool,
 ) -> float:
     """The median error of T_samp over all workloads."""
     predicted = [_estimate(name, hw, preset, settings, policy) for name in names]
-    with _torch():
+    with needs_torch():
         from ebmsim.calibration.whole import validate_steps
 
     def told(done: int, of: int) -> None:
         click.echo(f"round {done} of {of}", err=True)
 
-    found = validate_steps(predicted, device, threads, rounds, told)
+    found = validate_steps(predicted, device, threads, rounds, told, training)
     if output is not None:
         from ebmsim.report.plots import steps_parity
 
@@ -256,7 +263,7 @@ def _validate_steps(
 
 
 @contextmanager
-def _torch() -> Iterator[None]:
+def needs_torch() -> Iterator[None]:
     """What is imported inside needs torch. Raises EbmsimError that says how to install it."""
     try:
         yield

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ebmsim.calibration.execute import Step, measured_phases, starting_values
+from ebmsim.calibration.execute import Step, defaults, measured_phases, starting_values
 from ebmsim.graph.compose import compose
 from ebmsim.graph.graph import Evaluation, Graph
 from ebmsim.graph.kernels import PHASES
@@ -47,7 +47,7 @@ def test_autograd_gives_the_gradient_of_the_graph(name: str) -> None:
     values = dict(step.values)
     # As far as the gradient; random numbers that entered it are then those of both.
     actions = (action for stretch in step.stretches for action in stretch.actions)
-    with step._defaults():
+    with defaults(step.dtype):
         while evaluation.gradient not in values:
             next(actions)(values)
     made = made_by(graph, evaluation)
@@ -71,6 +71,6 @@ def test_indices_choose_among_what_there_is() -> None:
     """Tables of embeddings, nodes of graphs: drawn below the fewest entries of all that read them."""
     workload = load_workload("ccsp", "small")
     program = compose(workload, 4)
-    values = starting_values(program, "cpu", 0)
+    values = starting_values(program.graph, "cpu", 0)
     graph = next(t for t, tensor in enumerate(program.graph.tensors) if tensor.name == "graph" and t in values)
     assert set(values[graph].flatten().tolist()) == set(range(4)) and values[graph].dtype == torch.int64

@@ -59,7 +59,7 @@ class Algorithm:
 
     output: side of the square of results that one tile gives. fraction: of the direct convolution's tiles that its
     products reach. transforms: share of the shared level's bandwidth that its transforms reach. energy: of products and
-    transforms over that of the direct algorithm.
+    transforms over that of the direct algorithm. time: s beside its products, transforms and launches.
     """
 
     kernel: int
@@ -69,6 +69,7 @@ class Algorithm:
     fraction: float
     transforms: float
     energy: float
+    time: float = 0.0
 
     @property
     def points(self) -> int:
@@ -93,6 +94,7 @@ class Profile:
     tiles: Tiles
     convolution_tiles: Tiles
     split_k: tuple[int, ...]
+    convolution_split_k: tuple[int, ...]
     inner: float
     last_wave: float
     loop: float
@@ -110,8 +112,13 @@ class Profile:
     host_cost: Mapping[str, float]
     backward: float
     gradient: float
+    view: float
+    change: float
+    recording: float
     element_cycles: Mapping[str, float]
     packing: Mapping[str, float]
+    reorder: float
+    store: float
     fresh_from: float
     fresh_bandwidth: float
     compiled_cost: float

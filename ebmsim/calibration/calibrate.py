@@ -28,6 +28,8 @@ from ebmsim.spec.workload import Workload
 Progress = Callable[[int, int, str], None]
 # Steps measured side by side in interleaved rounds, and kept together.
 _BATCH = 24
+# Rounds, and seconds of each step in one, of the quick plan and of the whole one.
+_ROUNDS = {True: (5, 0.04), False: (9, 0.1)}
 _FOLDS = 5
 # Times below this are of the clock, s.
 _LEAST = 1e-6
@@ -66,7 +68,7 @@ def measure_all(store: Store, device: str, quick: bool, progress: Progress = lam
     wanted: dict[str, Callable[[], Workload]] = {step.label: step.workload for step in plan(quick)}
     wanted |= {label: partial(_same, w) for label, w in whole_models(quick).items()}
     missing = [label for label in wanted if label not in store.steps]
-    rounds, seconds = (3, 0.03) if quick else (7, 0.1)
+    rounds, seconds = _ROUNDS[quick]
     for start in range(0, len(missing), _BATCH):
         labels = missing[start : start + _BATCH]
         done = len(wanted) - len(missing) + start
@@ -86,11 +88,14 @@ def _same(workload: Workload) -> Workload:
     return workload
 
 
-def calibrate_from(store: Store, base: Hardware, say: Callable[[str], None] = lambda text: None) -> Calibrated:
+def calibrate_from(
+    store: Store, base: Hardware, name: str, say: Callable[[str], None] = lambda text: None
+) -> Calibrated:
     """Fit the coefficients of a machine to the small steps of a store, and hold whole models out.
 
-    base: the machine before: its sizes stay, its rates are where the fit starts.
+    base: the machine before: its sizes stay, its rates are where the fit starts. name: of the new machine.
     """
+    base = replace(base, name=name, validated=True, calibration=None)
     profile = prepared_profile(load_profile(base.software), base)
     policy = Policy(fidelity="analytical", software=base.software)
     steps = [step for step in plan() if step.label in store.steps]

@@ -27,7 +27,7 @@ FIGURES = {
 # Log errors beyond this weigh less and less.
 _SOFT = 0.1
 # How much priors weigh against measurements.
-_WEIGHT = 0.03
+_WEIGHT = 0.05
 _BUMP = 1e-3
 _PRODUCTS = ("matmul", "convolution")
 
@@ -169,7 +169,7 @@ def fit(given: Sample, problem: Problem) -> Fitted:
     def jacobian(x: Any) -> Any:
         return np.concatenate([_slopes(given, problem, x)[fitted], np.diag(_WEIGHT / deviation)])
 
-    found = least_squares(residuals, middle, jacobian, loss="soft_l1", f_scale=_SOFT, max_nfev=60).x
+    found = least_squares(residuals, middle, jacobian, loss="soft_l1", f_scale=_SOFT, max_nfev=25).x
     hardware, profile = problem.applied(found)
     shared, host, loops = problem.values(found)
     if host:
@@ -246,7 +246,7 @@ def with_coefficients(hardware: Hardware, profile: Profile, c: Mapping[str, floa
         return tuple((m, n, fraction(m, n, f)) for m, n, f in shapes)
 
     resident = c.get("resident", profile.resident)
-    plain = ("knee", "prologue", "gradient", "fresh_bandwidth", "kernel_time", "compiled_cost")
+    plain = ("knee", "prologue", "gradient", "view", "change", "recording", "reorder", "fresh_bandwidth", "kernel_time")
     figures: dict[str, Any] = {name: c[name] for name in plain if name in c}
     return hardware, replace(
         profile,

@@ -20,6 +20,8 @@ _TYPICAL_CLOCK = 3.0e9
 # FLOPs of one core and cycle by what torch compiled for: two fused multiply-adds of a vector.
 _FLOPS_PER_CYCLE = {"AVX512": 32.0, "AVX2": 32.0, "DEFAULT": 16.0}
 _WATTS_PER_THREAD = 10.0
+# Of what the limit leaves beside static power, so that an unknown power does not throttle.
+_WATTS_OF_ARITHMETIC = 0.5
 # Before the fit, bytes per core and cycle of a level, and of the main memory bytes per second.
 _BYTES_PER_CYCLE = (64.0, 32.0, 12.0)
 _MAIN_MEMORY = 12e9
@@ -83,7 +85,7 @@ def described(device: str) -> dict[str, str]:
         "device": processor() if device == "cpu" else torch.cuda.get_device_name(),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "python": platform.python_version(),
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),
     }
     if device == "cpu":
         told = f"{os.cpu_count()} processors at {clock() / 1e9:.2f} GHz as the system states"
@@ -125,7 +127,7 @@ def draft(name: str) -> Hardware:
         memory=(*levels, Level("dram", pages, _MAIN_MEMORY, 1.0, 0.0)),
         host=Host(float("inf"), 0.0, 1.0, False, 0.0),
         launch=Launch(0.0, 0.0, 0.0, 0.0, 1),
-        power=Power(watts, watts / 3, {"fp32": watts / peak}),
+        power=Power(watts, watts / 3, {"fp32": _WATTS_OF_ARITHMETIC * (watts - watts / 3) / peak}),
         features=Features(),
         notes=(),
         sources={},

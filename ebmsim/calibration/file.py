@@ -14,7 +14,7 @@ from ebmsim.errors import Problem, SpecError
 from ebmsim.hardware import Hardware
 
 _HEADER = "# {title}: calibrated on {date}. Figures marked as measured were fitted to small steps timed on it.\n"
-_RATES = {"host_cost": "us", "gradient": "us", "compiled_cost": "us", "kernel_time": "us"}
+_TIMES = ("host_cost", "gradient", "view", "recording", "kernel_time")
 
 
 def hardware_text(hardware: Hardware, models: Mapping[str, float], extends: str = "") -> str:
@@ -109,7 +109,8 @@ def _sources(data: Mapping[str, Any], date: str, changes: bool) -> dict[str, str
     vectors = "estimate, two fused multiply-adds of a vector per core and cycle"
     found |= {f"vector.peak.{d}": vectors for d in data["vector"]["peak"]} | {"vector.special": vectors}
     found |= dict.fromkeys(("power.limit", "power.static"), "estimate, watts per thread")
-    return found | {f"power.energy.{d}": "estimate, the limit over the peak" for d in data["power"]["energy"]}
+    half = "estimate, half of what the limit leaves, over the peak"
+    return found | {f"power.energy.{d}": half for d in data["power"]["energy"]}
 
 
 def _written(name: str, value: Any) -> Any:
@@ -118,7 +119,7 @@ def _written(name: str, value: Any) -> Any:
         return {key: _written(name, inner) for key, inner in value.items()}
     if isinstance(value, tuple):
         return [list(map(_number, inner)) if isinstance(inner, tuple) else _number(inner) for inner in value]
-    if name in _RATES:
+    if name in _TIMES:
         return _unit(value, "us", 1e-6)
     if name == "fresh_from":
         return _size(value)

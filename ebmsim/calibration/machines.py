@@ -27,17 +27,20 @@ def prepared_profile(profile: Profile, hardware: Hardware) -> Profile:
 
 def shared_coefficients(hardware: Hardware) -> Mapping[str, Prior]:
     """The coefficients that all kernels share, by path, and what is expected of them before a measurement."""
-    levels = {f"memory.{x.name}.bandwidth": Prior(x.bandwidth, 0.5) for x in hardware.memory[1:]}
+    levels = {f"memory.{x.name}.bandwidth": Prior(x.bandwidth, 0.2) for x in hardware.memory[1:]}
     peaks = {f"matrix.peak.{d}": Prior(p, 0.3) for d, p in hardware.matrix.peak.items() if d == "fp32"}
     found = {
         **peaks,
         **levels,
         "vector.random": Prior(hardware.vector.random, 0.5),
         "gradient": Prior(30e-6, 0.5),
-        "knee": Prior(2.0, 0.5, 1.0),
+        "knee": Prior(2.0, 0.3, 1.0),
     }
     if hardware.kind == "cpu":
         return found | {
+            "view": Prior(4e-6, 0.5),
+            "change": Prior(0.015, 0.5),
+            "recording": Prior(1.5e-6, 0.5),
             "tiles.base": Prior(1.0, 0.2),
             "tiles.edge": Prior(0.1, 1.0),
             "convolution_tiles.base": Prior(1.0, 0.2),
@@ -45,6 +48,7 @@ def shared_coefficients(hardware: Hardware) -> Mapping[str, Prior]:
             "prologue": Prior(100.0, 1.0),
             "packing.matmul": Prior(0.1, 1.0),
             "packing.convolution": Prior(0.3, 1.0),
+            "reorder": Prior(2.0, 1.0),
             "fresh_bandwidth": Prior(2e9, 0.5),
             "resident": Prior(0.4, 0.5),
             "evicted": Prior(0.6, 0.5),

@@ -7,7 +7,8 @@ find caches, allocations and work of the host as those of an energy network do.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import prod
 
 from ebmsim.spec.located import parse_document
 from ebmsim.spec.workload import Workload, parse_workload, settle
@@ -23,21 +24,26 @@ blocks:
     nodes: {nodes}
 components:
   net:
-    role: energy
+    role: {role}
     inputs: {{x: x}}
     nodes:
       - {{use: block, inputs: [x], repeat: {repeat}}}
-      - {{op: reduce_sum, axes: {axes}}}
-sampler:
+{end}sampler:
   sample: {{x: {shape}}}
   preset: langevin
 """
+_SUM = "      - {{op: reduce_sum, axes: {axes}}}\n"
 Shape = tuple[int, ...]
+# Elements up to which the host decides how long a kernel takes.
+_SMALL = 2048
 
 
 @dataclass(frozen=True)
 class Micro:
-    """A small step: its family, its label, the nodes of a block, and the shape of one chain's sample."""
+    """A small step: its family, its label, the nodes of a block, and the shape of one chain's sample.
+
+    role: score where no gradient is taken.
+    """
 
     family: str
     label: str
@@ -45,19 +51,39 @@ class Micro:
     chains: int
     shape: Shape
     repeat: int
+    role: str = "energy"
 
     def workload(self) -> Workload:
         """The step as a workload. Raises SpecError where its nodes do not fit together."""
-        axes, shape = list(range(len(self.shape))), list(self.shape)
-        text = _TEXT.format(chains=self.chains, nodes=self.nodes, repeat=self.repeat, axes=axes, shape=shape)
+        end = _SUM.format(axes=list(range(len(self.shape)))) if self.role == "energy" else ""
+        given = {"chains": self.chains, "nodes": self.nodes, "repeat": self.repeat, "role": self.role}
+        text = _TEXT.format(**given, shape=list(self.shape), end=end)
         document = parse_document(text)
         return settle(document, parse_workload(document))
 
 
 def plan(quick: bool = False) -> list[Micro]:
-    """All small steps: kinds of kernels, by sizes from launch-bound to out of the caches. quick: every third."""
-    found = [*_products(), *_convolutions(), *_elementwise(), *_rows(), *_images(), *_moves()]
-    return found[::3] if quick else found
+    """All small steps: kinds of kernels, by sizes from launch-bound to out of the caches.
+
+    quick: every other one of each family, its smallest first.
+    """
+    found = [
+        *_products(),
+        *_convolutions(),
+        *_elementwise(),
+        *_rows(),
+        *_images(),
+        *_moves(),
+        *_views(),
+        *_mixed(),
+        *_scores(),
+    ]
+    if not quick:
+        return found
+    families: dict[str, list[Micro]] = {}
+    for step in found:
+        families.setdefault(step.family, []).append(step)
+    return [step for steps in families.values() for step in steps[::2]]
 
 
 def _micro(family: str, nodes: str, chains: int, shape: Sequence[int], repeat: int = 3) -> Micro:
@@ -73,6 +99,10 @@ def _products() -> Iterator[Micro]:
         for rows in (4, 32, 256):
             nodes = f"[{{op: linear, out: {inner}}}, {{op: linear, out: {width}}}]"
             yield _micro(f"linear through {inner}", nodes, rows, (width,), 2)
+    squares = "[{op: matmul, name: y, inputs: [x, x], transpose_b: true}, {op: matmul, inputs: [y, x]}]"
+    for width in (16, 64, 256):
+        for rows in (1, 16):
+            yield _micro("matmul", squares, rows, (width, 16), 2)
     for tokens, heads, width in ((16, 2, 16), (64, 4, 32), (256, 4, 64)):
         scores = "{op: matmul, name: s, inputs: [x, x], transpose_b: true}, {op: softmax, name: p}"
         for chains in (1, 8):
@@ -82,8 +112,12 @@ def _products() -> Iterator[Micro]:
 
 
 def _convolutions() -> Iterator[Micro]:
-    for channels, side in ((8, 32), (16, 32), (32, 8), (32, 32), (64, 16), (64, 64), (128, 8), (128, 32), (256, 8)):
-        for chains in (1, 8):
+    for channels, side in ((8, 8), (32, 8), (64, 4), (16, 32)):
+        nodes = f"[{{op: conv2d, out: {channels}, kernel: 3, padding: 1}}]"
+        yield _micro("convolution of one image", nodes, 1, (channels, side, side))
+    sizes = ((8, 4), (16, 8), (8, 32), (16, 32), (32, 8), (32, 32), (64, 16), (64, 64), (128, 8), (128, 32), (256, 8))
+    for channels, side in sizes:
+        for chains in (2, 8):
             nodes = f"[{{op: conv2d, out: {channels}, kernel: 3, padding: 1}}]"
             yield _micro("convolution", nodes, chains, (channels, side, side))
     for channels, side in ((32, 8), (32, 32), (64, 64), (128, 16)):
@@ -91,11 +125,11 @@ def _convolutions() -> Iterator[Micro]:
         yield _micro("pointwise convolution", nodes, 4, (channels, side, side))
     for inner, side in ((16, 28), (64, 32)):
         for outer in (1, 3):
-            for chains in (1, 16):
+            for chains in (2, 16):
                 there, back = (f"{{op: conv2d, out: {c}, kernel: 3, padding: 1}}" for c in (inner, outer))
                 yield _micro(f"convolution to {inner}", f"[{there}, {back}]", chains, (outer, side, side), 2)
     for channels, side in ((16, 32), (64, 16), (128, 16)):
-        for chains in (1, 8):
+        for chains in (2, 8):
             down = f"{{op: conv2d, out: {2 * channels}, kernel: 4, stride: 2, padding: 1}}"
             up = f"{{op: conv_transpose2d, out: {channels}, kernel: 4, stride: 2, padding: 1}}"
             yield _micro("convolution down and up", f"[{down}, {up}]", chains, (channels, side, side), 1)
@@ -108,6 +142,13 @@ UNARY = (
     *("relu", "leaky_relu, slope: 0.2", "sigmoid", "tanh", "silu", "gelu", "gelu_tanh", "mish", "softplus", "elu"),
     *("exp", "log", "sqrt", "sin", "cos", "neg", "abs", "reciprocal", "rsqrt", "scale, by: 0.5", "shift, by: 0.5"),
     *("square", "pow, by: 3", "clamp, low: -1, high: 1"),
+)
+
+
+# Operators that keep numbers as they come near one, so that many can follow one another.
+_DIFFERENT = (
+    *("relu", "sigmoid", "tanh", "silu", "softplus", "elu", "neg", "abs", "square", "scale, by: 0.5", "shift, by: 0.5"),
+    *("clamp, low: -1, high: 1", "exp", "sin", "cos", "leaky_relu, slope: 0.2"),
 )
 
 
@@ -166,3 +207,49 @@ def _moves() -> Iterator[Micro]:
         first = f"{{op: slice, axis: 0, length: 1}}, {{op: reshape, shape: [{rows}, {width}]}}"
         nodes = f"[{{op: stack, inputs: [x, x], axis: 0}}, {first}]"
         yield _micro("stack", nodes, 1, (rows, width), 2)
+
+
+def _views() -> Iterator[Micro]:
+    for rows, width in ((16, 32), (256, 64)):
+        turned = "{op: permute, order: [1, 0]}"
+        yield _micro("permute", f"[{turned}, {turned}, {turned}, {turned}, {{op: relu}}]", 1, (rows, width))
+        wide, narrow = f"{{op: reshape, shape: [{rows * width}]}}", f"{{op: reshape, shape: [{rows}, {width}]}}"
+        yield _micro("reshape", f"[{wide}, {narrow}, {wide}, {narrow}, {{op: relu}}]", 1, (rows, width))
+
+
+def _mixed() -> Iterator[Micro]:
+    """Blocks of many kinds of kernels, as networks have them."""
+    for count in (4, 8, 16):
+        different = ", ".join(f"{{op: {op}}}" for op in _DIFFERENT[:count])
+        yield _micro(f"{count} kinds", f"[{different}]", 1, (64,), 16 // count)
+    for channels, side in ((8, 4), (16, 8), (32, 16)):
+        convolution = f"{{op: conv2d, out: {channels}, kernel: 3, padding: 1}}"
+        body = f"{{op: group_norm, groups: 4}}, {{op: silu}}, {convolution}, {{op: leaky_relu}}, {convolution}"
+        nodes = f"[{body}, {{op: scale, name: y, by: 0.5}}, {{op: add, inputs: [x, y]}}]"
+        yield _micro("residual block", nodes, 4, (channels, side, side))
+    for rows, width in ((4, 32), (64, 64), (64, 256)):
+        gate = f"{{op: linear, inputs: [x], out: {width}}}, {{op: sigmoid, name: g}}"
+        gated = f"{gate}, {{op: linear, name: h, inputs: [x], out: {width}}}, {{op: mul, inputs: [h, g]}}"
+        body = f"{gated}, {{op: gelu, name: m}}"
+        nodes = f"[{body}, {{op: add, inputs: [x, m]}}, {{op: layer_norm}}]"
+        yield _micro("gated block", nodes, rows, (width,), 2)
+    for tokens, width in ((16, 32), (64, 128)):
+        heads = f"{{op: reshape, shape: [{tokens}, 4, {width // 4}]}}"
+        turned = "{op: permute, order: [1, 0, 2]}"
+        parts = [
+            f"{{op: linear, inputs: [x], out: {width}}}, {heads}, {turned.replace('permute', f'permute, name: {name}')}"
+            for name in ("q", "k", "v")
+        ]
+        joined = f"{turned}, {{op: copy}}, {{op: reshape, shape: [{tokens}, {width}]}}"
+        after = f"{joined}, {{op: linear, name: a, out: {width}}}, {{op: add, inputs: [x, a]}}, {{op: layer_norm}}"
+        nodes = f"[{', '.join(parts)}, {{op: attention, inputs: [q, k, v]}}, {after}]"
+        yield _micro("attention block", nodes, 4, (tokens, width), 2)
+
+
+def _scores() -> Iterator[Micro]:
+    """Some of the steps above without a gradient, so without what autograd records."""
+    again = ("linear", "relu", "silu", "add", "convolution", "layer_norm", "permute", "residual block", "gated block")
+    for step in [*_products(), *_convolutions(), *_elementwise(), *_rows(), *_views(), *_mixed()]:
+        small = step.chains * prod(step.shape) <= _SMALL
+        if step.family in again and small:
+            yield replace(step, family=f"{step.family}, score", label=f"{step.label}, score", role="score")

@@ -78,33 +78,32 @@ def read_store(path: Path) -> Store:
     except (OSError, UnicodeDecodeError) as error:
         raise SpecError([Problem(f"cannot read the measured steps: {error}", str(path))]) from None
     problems: list[Problem] = []
-    parsed: list[dict[str, Any]] = []
+    parsed: list[tuple[int, dict[str, Any]]] = []
     for number, line in enumerate(lines, 1):
         try:
-            entry = json.loads(line)
-            if not isinstance(entry, dict):
-                raise ValueError
-            parsed.append(entry)
-        except ValueError:
+            parsed.append((number, dict(json.loads(line))))
+        except (ValueError, TypeError):
             if number < len(lines) or number == 1:
                 problems.append(Problem("expected one object of JSON", str(path), number, 1))
-    if not parsed or parsed[0].get("format") != _FORMAT or not isinstance(parsed[0].get("environment"), dict):
-        problems.insert(0, Problem(f"expected a file of '{_FORMAT}'", str(path), 1, 1))
+    _, header = parsed[0] if parsed else (1, {})
+    if header.get("format") != _FORMAT or not isinstance(header.get("environment"), dict):
+        raise SpecError([Problem(f"expected a file of '{_FORMAT}'", str(path), 1, 1)])
     steps = {}
     wanted = "label, seconds, spread, repeat_error, rounds, disturbed"
-    for number, entry in enumerate(parsed[1:], 2):
+    for number, entry in parsed[1:]:
         try:
             times = StepTimes(**entry)
             bad = [k for k, v in times.seconds.items() if not 0 <= v < float("inf")]
-            if bad:
-                message = f"expected a time of {bad[0]}, found {times.seconds[bad[0]]}"
-                problems.append(Problem(message, str(path), number, 1))
-            steps[times.label] = times
         except (TypeError, AttributeError):
             problems.append(Problem(f"expected {wanted}", str(path), number, 1))
+            continue
+        if bad:
+            message = f"expected a time of {bad[0]}, found {times.seconds[bad[0]]}"
+            problems.append(Problem(message, str(path), number, 1))
+        steps[times.label] = times
     if problems:
         raise SpecError(problems)
-    return Store(path, parsed[0]["environment"], steps)
+    return Store(path, header["environment"], steps)
 
 
 def _write(file: TextIO, entry: Mapping[str, Any]) -> None:

@@ -32,8 +32,9 @@ def written(captured: Captured, title: str, *, steps: int, chains: int, version:
         part.nodes, part.output = blocked(part.nodes, part.output, captured.classes, blocks)
     body = [*_blocks(blocks), *_components(captured, parts)]
     tags: tuple[str, ...] = ("mono", "sequential")
+    tail = _tail(captured, title, version, any(part.role == "encoder" for part in parts.parts))
     for _ in range(2):
-        text = "\n".join([*_head(captured, title, tags, steps, chains), *body, *_tail(captured, title, version)]) + "\n"
+        text = "\n".join([*_head(captured, title, tags, steps, chains), *body, *tail]) + "\n"
         document = parse_document(text, f"{captured.name}.yaml")
         derived = derive(settle(document, parse_workload(document)))
         if tuple(derived) == tags:
@@ -46,7 +47,6 @@ def _head(captured: Captured, title: str, tags: tuple[str, ...], steps: int, cha
     sample, *others = captured.inputs
     year = datetime.date.today().year
     lines = [
-        "# yaml-language-server: $schema=https://json.schemastore.org/none",
         f"# {title}, captured from torch. The sample is {sample[0]}; shapes are without the chain axis.",
         f"name: {captured.name}",
         f"title: {title}, captured from torch",
@@ -67,7 +67,6 @@ def _head(captured: Captured, title: str, tags: tuple[str, ...], steps: int, cha
         "  iterations: {default: 10000, text: training iterations}",
         "",
     ]
-    del lines[0]
     if others:
         lines.append("inputs:")
         for name, shape, chain, kind in others:
@@ -77,13 +76,15 @@ def _head(captured: Captured, title: str, tags: tuple[str, ...], steps: int, cha
     return lines
 
 
-def _tail(captured: Captured, title: str, version: str) -> list[str]:
+def _tail(captured: Captured, title: str, version: str, encoders: bool) -> list[str]:
     name, shape, *_ = captured.inputs[0]
     notes = [
         f"Captured from the torch module {title} with torch {version}, by exporting a call of it.",
         "Sampler, steps and training are defaults of the capture, not facts of the model.",
         *dict.fromkeys(captured.notes),
     ]
+    if encoders:
+        notes.append("Encoders run with every evaluation, as in a call; `runs: once` is for what stays the same.")
     lines = [
         "",
         "sampler:",
@@ -135,8 +136,6 @@ def _components(captured: Captured, parts: Split) -> list[str]:
     for part in parts.parts:
         reads = [n for n in [*outside, *[p.name for p in parts.parts]] if n in part.reads]
         lines += [f"  {part.name}:", f"    role: {part.role}"]
-        if part.role == "encoder":
-            lines.append("    runs: once")
         if part.instances > 1:
             lines += [f"    instances: {part.instances}", f"    weights: {part.weights}"]
         lines.append("    inputs: {" + ", ".join(f"{n}: {n}" for n in reads) + "}")

@@ -22,10 +22,14 @@ COMMANDS = {
     "validate": "how far predicted kernel times are from measured ones",
     "show": "components, wiring, taxonomy and sampler of a workload",
     "list": "workloads, hardware or operators",
+    "calibrate": "measure a device and fit the model to it: a hardware file",
     "capture": "a workload file from a torch module",
     "check": "all mistakes of workload and hardware files at once",
     "schema": "JSON Schema of workload and hardware files, for editors",
 }
+
+
+_HOMES = {"calibrate": "ebmsim.cli.calibration"}
 
 
 class _Lazy(click.Group):
@@ -37,7 +41,8 @@ class _Lazy(click.Group):
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name not in COMMANDS:
             return None
-        command: click.Command = getattr(import_module("ebmsim.cli.commands"), name.replace("-", "_"))
+        home = _HOMES.get(name, "ebmsim.cli.commands")
+        command: click.Command = getattr(import_module(home), name.replace("-", "_"))
         return command
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:

@@ -88,9 +88,9 @@ def way_seconds(products: Products, ways: Ways, machine: Machine, profile: Profi
     """Seconds of every way, along the last axis; inf where the arithmetic is not the way's own.
 
         full   = tiles / units            waves = l ⌈full⌉ + (1 - l) max(full, 1)
-        cycles = max(flops / rate, floor) + prologue
+        cycles = max(flops / rate, floor) + prologue + stored
         T      = max(waves · cycles / clock, operands / W) + packed / (units · clock) + extra / W + split
-                 + launches · (fixed time of a kernel)
+                 + launches · (fixed time of a kernel) + time of the algorithm
 
     W is the bandwidth of the innermost level shared by all units times the units that share a fetch, l the profile's
     `last_wave`: a last wave that is not full costs that share of a whole one.
@@ -101,13 +101,15 @@ def way_seconds(products: Products, ways: Ways, machine: Machine, profile: Profi
     rate = product_rate(products, machine, names)[..., ways.product]
     full = ways.tiles / machine.units
     waves = profile.last_wave * np.ceil(full) + (1.0 - profile.last_wave) * np.maximum(full, 1.0)
-    cycles = np.maximum(ways.flops / rate, ways.floor) + profile.prologue
+    cycles = np.maximum(ways.flops / rate, ways.floor) + profile.prologue + ways.stored
     seconds = np.maximum(waves * (cycles / machine.clock), ways.operands / (bandwidth * machine.multicast))
     launch = launch_seconds(machine, profile, policy)
     if ways.packed.any():
         seconds = seconds + ways.packed / (machine.units * machine.clock)
     seconds = seconds + (ways.extra / bandwidth + ways.split * profile.split_time + ways.launches * launch)
     for index, algorithm in enumerate(ways.algorithms):
+        if algorithm.time:
+            seconds = seconds + np.where(ways.algorithm == index, algorithm.time, 0.0)
         if algorithm.arithmetic != names.convolution:
             seconds = np.where(ways.algorithm == index, np.inf, seconds)
     return seconds

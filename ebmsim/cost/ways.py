@@ -20,10 +20,10 @@ class Ways(NamedTuple):
     """Ways in which products can be computed, those of one product side by side from its `start` on.
 
     product: whose way it is. tiles: output tiles of all waves. flops: FLOPs of one tile at full rate, edges and the
-    fraction of peak included. floor: cycles of a tile's inner axis at least. operands: bytes from the shared level
-    beside arithmetic. extra: bytes after it (partial sums, transforms). packed: cycles of a unit to reorder the second
-    operand. launches: of more kernels. split: whether the inner axis is. name: into `names`. algorithm: into
-    `algorithms`, -1 for the direct ways.
+    fraction of peak included. floor: cycles of a tile's inner axis at least. stored: cycles of a tile to write its
+    results. operands: bytes from the shared level beside arithmetic. extra: bytes after it (partial sums, transforms).
+    packed: cycles of a unit to reorder the second operand. launches: of more kernels. split: whether the inner axis is.
+    name: into `names`. algorithm: into `algorithms`, -1 for the direct ways.
     """
 
     names: tuple[str, ...]
@@ -33,6 +33,7 @@ class Ways(NamedTuple):
     tiles: Floats
     flops: Floats
     floor: Floats
+    stored: Floats
     operands: Floats
     extra: Floats
     packed: Floats
@@ -42,7 +43,7 @@ class Ways(NamedTuple):
     algorithm: Ints
 
 
-_FIGURES = ("tiles", "flops", "floor", "operands", "extra", "packed", "launches", "split")
+_FIGURES = ("tiles", "flops", "floor", "stored", "operands", "extra", "packed", "launches", "split")
 
 
 def ways_of(products: Products, profile: Profile) -> Ways:
@@ -65,7 +66,6 @@ def _ways(products: Products, profile: Profile, choose: Callable[[Any, Any], Any
     algorithms = tuple(profile.algorithms.values())
     b, m, n, k = products.shape
     size = products.element_bytes
-    inner = profile.inner / size
 
     def add(applies: Any, algorithm: int, prefix: str, given: tuple[list[str], dict[str, Any]]) -> None:
         labels, figures = given
@@ -81,10 +81,14 @@ def _ways(products: Products, profile: Profile, choose: Callable[[Any, Any], Any
 
     is_convolution = products.convolution
     packed = [size * profile.packing.get(category, 0.0) * (b * k * n) for category in ("matmul", "convolution")]
-    tiled = _tiled((b, m, n, k), profile, profile.tiles, inner, packed[0], size, 1.0 - products.chained)
+    fetched = 1.0 - products.chained
+    tiled = _tiled((b, m, n, k), profile, profile.tiles, profile.split_k, size, packed[0], size, fetched)
     add(~is_convolution, -1, "", tiled)
     if is_convolution.any():
-        add(is_convolution, -1, "", _tiled((b, m, n, k), profile, profile.convolution_tiles, inner, packed[1]))
+        splits = profile.convolution_split_k
+        given = _tiled((b, m, n, k), profile, profile.convolution_tiles, splits, size, packed[1])
+        given[1]["extra"] = given[1]["extra"] + size * profile.reorder * _images(products)
+        add(is_convolution, -1, "", given)
         for index, (name, algorithm) in enumerate(profile.algorithms.items()):
             given = _transformed(products, profile, algorithm)
             add(is_convolution & takes(products, algorithm), index, f"{name}, ", given)
@@ -111,6 +115,16 @@ def _undominated(figures: Any, legal: Any) -> Any:
     return kept
 
 
+def _images(products: Products) -> Any:
+    """Elements of a convolution's images, read once and written: b m (k / r² + n).
+
+    Not counted: the margin of a window, and the positions that a stride leaves out.
+    """
+    b, m, n, k = products.shape
+    window = np.maximum(products.window[0], 1.0)
+    return b * m * (k / (window * window) + n)
+
+
 def takes(products: Products, algorithm: Algorithm) -> Any:
     """Products that an algorithm could compute."""
     kernel, stride, _, _ = products.window
@@ -121,7 +135,8 @@ def _tiled(
     product: tuple[Any, ...],
     profile: Profile,
     tiles: Tiles,
-    step: float,
+    splits: tuple[int, ...],
+    size: float,
     packed: Any,
     operand_bytes: float = 0.0,
     fetched: Any = 1.0,
@@ -129,17 +144,18 @@ def _tiled(
     """Output tiles of M rows and N columns, the inner axis in s parts (ways × products).
 
         tiles    = b ⌈m/M⌉ ⌈n/N⌉ s         flops = 2 M N k' / fraction
-        floor    = max(k' · loop, k' (M' + N') e / feed)
+        floor    = max(k' · loop, k' (M' + N') e / feed)              stored = M' N' e / store
         operands = b k (m ⌈n/N⌉ + n ⌈m/M⌉) e          extra = [s > 1] 8 s b m n
         packed   = [M > 1, N > 1] b k n e · cycles per byte: kernels for vectors take the second operand as it is
 
-    k' = ⌈k/s⌉ padded to a step, so many elements as the profile's `inner` bytes hold; M' = min(M, m), N' = min(N, n);
-    partial sums of 4 bytes are written and read. Operands of convolutions are not counted (operand_bytes 0): the taps
-    of a window share them; nor is the first operand where it is made on the chip (fetched 0). Not counted: several
-    tiles on a unit at a time, stream-K, swizzling. Source of the form: docs/assumptions.md.
+    e bytes hold an element; k' = ⌈k/s⌉ padded to so many as the profile's `inner` bytes hold; M' = min(M, m), N' =
+    min(N, n); partial sums of 4 bytes are written and read. Operands of convolutions are not counted (operand_bytes 0):
+    the taps of a window share them; nor is the first operand where it is made on the chip (fetched 0). Not counted:
+    several tiles on a unit at a time, stream-K, swizzling. Source of the form: docs/assumptions.md.
     """
     b, m, n, k = product
-    choices = [(*tile, s) for tile in tiles for s in profile.split_k]
+    step = profile.inner / size
+    choices = [(*tile, s) for tile in tiles for s in splits]
     rows, columns, fraction, parts = (np.array(c, dtype=np.float64)[:, None] for c in zip(*choices, strict=True))
     inner = np.ceil(np.ceil(k / parts) / step) * step
     down, across = np.ceil(m / rows), np.ceil(n / columns)
@@ -148,6 +164,7 @@ def _tiled(
         "tiles": b * down * across * parts,
         "flops": 2.0 * rows * columns * inner / fraction,
         "floor": inner * np.maximum(profile.loop, taken),
+        "stored": np.minimum(rows, m) * np.minimum(columns, n) * (size / profile.store),
         "operands": b * k * (m * across * fetched + n * down) * operand_bytes,
         "extra": np.where(parts > 1, 2.0 * PARTIAL_SUM_BYTES * parts * b * m * n, 0.0),
         "packed": np.where((rows > 1) & (columns > 1), packed, 0.0),
@@ -170,8 +187,9 @@ def _transformed(products: Products, profile: Profile, algorithm: Algorithm) -> 
     q, points = algorithm.output, float(algorithm.points)
     tiles = m / np.maximum(height * width, 1.0) * np.ceil(height / q) * np.ceil(width / q)
     channels = k / np.maximum(window * window, 1.0)
-    step = profile.inner / products.element_bytes
-    labels, figures = _tiled((points, tiles, n, channels), profile, profile.convolution_tiles, step, 0.0)
+    size = products.element_bytes
+    product, splits = (points, tiles, n, channels), profile.convolution_split_k
+    labels, figures = _tiled(product, profile, profile.convolution_tiles, splits, size, 0.0)
     moved = 2.0 * points * (tiles * channels + tiles * n + channels * n) * products.element_bytes
     figures["flops"] = figures["flops"] / algorithm.fraction
     figures["extra"] = figures["extra"] + moved / algorithm.transforms

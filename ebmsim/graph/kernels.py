@@ -29,14 +29,15 @@ PHASES = ("forward", "backward-input", "rng", "update", "accept", "host", "once"
 class KernelTable:
     """Kernels in launch order. All arrays have one entry per kernel, accesses one entry per tensor touched.
 
-    kinds: the operator, or `X backward` of a kernel that belongs to the gradient of an operator X. flops, special,
-    random: operations. product: batch, m, n, k (k = 0 without a product). chained: 1 where its first operand is made on
-    the chip. window: kernel, stride, height, width of a convolution (0 for others). bytes in B; fresh: those written to
-    tensors that the kernel makes; again: those read a second time, again_distance touched in between. An access is a
-    read, or a write of what is read later: `distance` is the bytes touched since the tensor was last touched (reads) or
-    until it is last read (writes), inf where it was not touched before; `cold` the same in a first step. Distances are
-    kept to an eighth of an octave, rounded up, so that alike kernels become equal. awaited: pairs of a kernel and an
-    earlier one of another branch whose result it reads.
+    kinds: the operator, or `X backward` of a kernel that belongs to the gradient of an operator X (lower.py tells more
+    apart). views: operators that only make views, before it in its phase, or after the phase's last kernel. flops,
+    special, random: operations. product: batch, m, n, k (k = 0 without a product). chained: 1 where its first operand
+    is made on the chip. window: kernel, stride, height, width of a convolution (0 for others). bytes in B; fresh: those
+    written to tensors that the kernel makes; again: those read a second time, again_distance touched in between. An
+    access is a read, or a write of what is read later: `distance` is the bytes touched since the tensor was last
+    touched (reads) or until it is last read (writes), inf where it was not touched before; `cold` the same in a first
+    step. Distances are kept to an eighth of an octave, rounded up, so that alike kernels become equal. awaited: pairs
+    of a kernel and an earlier one of another branch whose result it reads.
     """
 
     names: tuple[str, ...]
@@ -46,6 +47,7 @@ class KernelTable:
     branches: tuple[str, ...]
     category: Ints
     phase: Ints
+    views: Floats
     flops: Floats
     special: Floats
     random: Floats

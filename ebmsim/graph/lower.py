@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import accumulate
@@ -12,6 +13,10 @@ import numpy as np
 from ebmsim.graph.graph import Attributes, Graph, Node
 from ebmsim.graph.kernels import BYTES, CATEGORIES, PHASES, Floats, Ints, KernelTable
 from ebmsim.graph.operators.table import OPERATORS, WORK, Shape, Work, rule
+
+# Elements of a single image up to which torch on a CPU leaves oneDNN out (aten/native/Convolution.cpp, use_mkldnn); so
+# it does for windows of 1 × 1 on one thread and fewer than 16 images.
+_SMALL_IMAGE = 20480
 
 
 @lru_cache(maxsize=20_000)
@@ -46,6 +51,7 @@ class _Lowering:
         self.root = view_roots(graph)
         self.size = {"float": BYTES[dtype], "index": 8.0, "mask": 1.0}
         self.nodes = [node for node in nodes if OPERATORS[node.op].category != "view"]
+        self.views = _views(nodes)
 
     def table(self, cyclic: bool) -> KernelTable:
         tensors, size = self.graph.tensors, self.size
@@ -90,7 +96,8 @@ class _Lowering:
         return KernelTable(
             names=tuple([n.name for n in nodes]),
             ops=tuple([n.op for n in nodes]),
-            kinds=tuple([f"{n.of} backward" if n.of else n.op for n in nodes]),
+            views=_floats(self.views),
+            kinds=tuple([self._kind(n, w) for n, w in zip(nodes, works, strict=True)]),
             lines=tuple([n.line for n in nodes]),
             branches=tuple([n.branch for n in nodes]),
             category=np.array([CATEGORIES.index(OPERATORS[n.op].category) for n in nodes], dtype=np.int64),
@@ -119,6 +126,23 @@ class _Lowering:
             live_bytes=self._live(accesses),
             awaited=self._awaited(),
         )
+
+    def _kind(self, node: Node, work: Work) -> str:
+        """Operator, or whose gradient; apart: what broadcasts, and convolutions that torch on a CPU does without oneDNN."""
+        kind = f"{node.of} backward" if node.of else node.op
+        if not work.window:
+            return f"{kind}, broadcasting" if self._broadcasts(node) else kind
+        if work.window[:2] == (1, 1):
+            return f"{kind}, pointwise"
+        image = self.graph.tensors[node.inputs[0]].shape
+        return f"{kind}, one image" if image[0] == 1 and math.prod(image) <= _SMALL_IMAGE else kind
+
+    def _broadcasts(self, node: Node) -> bool:
+        """Whether an operator on two tensors repeats one of them."""
+        if OPERATORS[node.op].most != 2 or OPERATORS[node.op].category != "elementwise":
+            return False
+        counts = [self.graph.tensors[t].elements for t in node.inputs]
+        return min(counts) > 1 and min(counts) < max(counts)
 
     def _awaited(self) -> Ints:
         """Pairs (kernel, earlier kernel of another branch whose result it reads)."""
@@ -173,6 +197,25 @@ class _Lowering:
                 change[kernel] += amount
                 change[end[tensor] + 1] -= amount
         return max(accumulate(change))
+
+
+def _views(nodes: Sequence[Node]) -> list[int]:
+    """How many views belong to each kernel: those before it in its phase, and after the phase's last kernel."""
+    counts: list[int] = []
+    waiting, phase = 0, ""
+    for node in nodes:
+        if node.phase != phase and counts:
+            counts[-1] += waiting
+            waiting = 0
+        phase = node.phase
+        if OPERATORS[node.op].category == "view":
+            waiting += 1
+        else:
+            counts.append(waiting)
+            waiting = 0
+    if counts:
+        counts[-1] += waiting
+    return counts
 
 
 def _rounded(distances: Sequence[float]) -> Floats:

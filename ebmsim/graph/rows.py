@@ -43,12 +43,13 @@ class Products:
 class Rows:
     """Distinct kernels, one entry each. back: FORWARD, TO_INPUT or TO_WEIGHTS. flops: those outside products.
 
-    kind: which of `kinds` it is, that are told apart beside their figures; -1 for others. starts: 1
-    where a gradient begins. moved, written: bytes; fresh: those of tensors it makes. again: bytes read a second time,
-    again_distance touched in between. crosses: a copy over the host link. seconds: work on the host of a stated time.
-    product: the entry of its product among `products`, -1 without one. The accesses of row i are those from
-    access_start[i] on: bytes, which of `distances` the tensor was last touched at, and bytes of the weights it is one
-    of (inf for others).
+    kind: which of `kinds` it is, that are told apart beside their figures; -1 for others. starts: 1 where a gradient
+    begins. recorded: 1 where autograd records it, a gradient being to come. views: made before it. others: kinds that
+    ran since the last kernel of its own. moved, written: bytes; fresh: those of tensors it makes. again: bytes read a
+    second time, again_distance touched in between. crosses: a copy over the host link. seconds: work on the host of a
+    stated time. product: the entry of its product among `products`, -1 without one. The accesses of row i are those
+    from access_start[i] on: bytes, which of `distances` the tensor was last touched at, and bytes of the weights it is
+    one of (inf for others).
     """
 
     category: Ints
@@ -61,6 +62,9 @@ class Rows:
     kind: Ints
     kinds: tuple[str, ...]
     starts: Floats
+    recorded: Floats
+    views: Floats
+    others: Floats
     moved: Floats
     written: Floats
     fresh: Floats
@@ -83,7 +87,8 @@ class Rows:
 def rows_of(passes: Sequence[tuple[KernelTable, bool]], kinds: Sequence[str] = ()) -> tuple[Rows, tuple[Ints, ...]]:
     """The distinct kernels of some passes (table, whether it is a first one), and the row of every launch of each.
 
-    Equal: in every figure a cost formula reads, accesses included, and of the same kind among `kinds`.
+    Equal: in every figure a cost formula reads, accesses included, and of the same kind among `kinds`. Without kinds,
+    neither what is recorded, nor views and other kinds are told apart (all are 0).
     """
     size = passes[0][0].element_bytes
     columns = np.concatenate([_columns(table, kinds) for table, _ in passes])
@@ -138,9 +143,28 @@ def _columns(table: KernelTable, kinds: Sequence[str]) -> Floats:
             np.array([codes.get(kind, -1) for kind in table.kinds], dtype=np.float64),
             (back != FORWARD) & (np.concatenate([[FORWARD], back[:-1]]) == FORWARD),
             table.fresh,
+            *((_recorded(table), table.views, _others(table)) if kinds else np.zeros((3, len(table)))),
         ],
         axis=1,
     )
+
+
+def _recorded(table: KernelTable) -> Floats:
+    """1 for kernels of the forward phase before the last backward one."""
+    back = np.flatnonzero(_BACK[table.phase] != FORWARD)
+    last = back[-1] if len(back) else -1
+    return ((table.phase == PHASES.index("forward")) & (np.arange(len(table)) < last)).astype(np.float64)
+
+
+def _others(table: KernelTable) -> Floats:
+    """How many other kinds ran since the last kernel of the same kind, in a loop over the table."""
+    recent = list(dict.fromkeys(reversed(table.kinds)))
+    found = []
+    for kind in table.kinds:
+        found.append(recent.index(kind))
+        recent.remove(kind)
+        recent.insert(0, kind)
+    return np.array(found, dtype=np.float64)
 
 
 def _accesses(table: KernelTable, cold: bool) -> tuple[Floats, Ints]:
@@ -194,6 +218,9 @@ def _rows(
         kinds=kinds,
         starts=figures[22],
         fresh=figures[23],
+        recorded=figures[24],
+        views=figures[25],
+        others=figures[26],
         moved=figures[7],
         written=figures[8],
         again=figures[19],

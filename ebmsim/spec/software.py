@@ -52,6 +52,7 @@ class AlgorithmSpec(_Model):
     fraction: Fraction = Field(description="of the direct convolution's tiles that its products reach")
     transforms: Fraction = Field(description="share of the shared level's bandwidth that its transforms reach")
     energy: Fraction = Field(description="energy of products and transforms over that of the direct algorithm")
+    time: Time = Field(0.0, description="time of such a convolution beside its products, transforms and launches")
 
 
 class ProfileSpec(_Model):
@@ -62,6 +63,9 @@ class ProfileSpec(_Model):
     tiles: Tiles = Field(description="output tiles of matrix products: rows, columns, fraction of peak inside a tile")
     convolution_tiles: Tiles = Field(description="the same of convolutions")
     split_k: list[int] = Field(description="numbers of parts the inner axis may be split into")
+    convolution_split_k: list[int] = Field(
+        default_factory=list, description="the same of convolutions; as of products if not given"
+    )
     inner: Size = Field(description="the inner axis is padded to a multiple of so many bytes of an operand")
     last_wave: float = Field(ge=0, le=1, description="share of tiles for which a last wave that is not full is whole")
     loop: float = Field(ge=0, description="cycles that one element of the inner axis takes at least")
@@ -81,6 +85,15 @@ class ProfileSpec(_Model):
     host_cost: dict[str, Time] = Field(description="host time to issue one operator, by category")
     backward: float = Field(ge=0, description="factor on the host cost of an operator issued by autograd")
     gradient: Time = Field(0.0, description="host time of one call of autograd, beside its operators'")
+    view: Time = Field(0.0, description="host time of an operator that only makes a view, where kinds are told apart")
+    change: Factor = Field(
+        0.0,
+        description="share of its host cost that a kernel takes more for every other kind since the last of its own, "
+        "where kinds are told apart",
+    )
+    recording: Time = Field(
+        0.0, description="host time more of an operator or view that autograd records, where kinds are told apart"
+    )
     element_cycles: dict[str, Factor] = Field(
         default_factory=dict,
         description="cycles of a unit that an element touched takes at least, by operator or category",
@@ -88,6 +101,12 @@ class ProfileSpec(_Model):
     packing: dict[Literal["matmul", "convolution"], Factor] = Field(
         default_factory=dict,
         description="cycles of a unit per byte of a product's second operand, to bring it into the order of the kernel",
+    )
+    store: float = Field(
+        math.inf, gt=0, description="bytes per cycle at which a unit writes the results of a tile, after its inner axis"
+    )
+    reorder: Factor = Field(
+        0.0, description="how often a convolution's images cross the shared level beside, to be brought into its order"
     )
     fresh_from: Size = Field(0.0, description="results of so many bytes take memory anew from the system")
     fresh_bandwidth: Bandwidth = Field(math.inf, description="bytes per second at which the system gives that memory")
@@ -141,5 +160,6 @@ def _profile(document: Document, data: Any) -> engine.Profile:
     figures: dict[str, Any] = dict(spec)
     figures["tiles"], figures["convolution_tiles"] = tuple(spec.tiles), tuple(spec.convolution_tiles)
     figures["split_k"] = tuple(spec.split_k)
+    figures["convolution_split_k"] = tuple(spec.convolution_split_k) or figures["split_k"]
     figures["algorithms"] = {name: engine.Algorithm(**dict(given)) for name, given in spec.algorithms.items()}
     return engine.Profile(**figures)

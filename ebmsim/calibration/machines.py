@@ -19,9 +19,13 @@ def prepared_profile(profile: Profile, hardware: Hardware) -> Profile:
     """The profile that a fit starts from. On a CPU a backward kernel has a host cost of its own, not a factor's."""
     if hardware.kind != "cpu":
         return profile
-    vectors = tuple(t for t in _VECTOR_TILES if t[:2] not in {s[:2] for s in profile.tiles})
     return replace(
-        profile, backward=1.0, split_k=(1,), fresh_from=_FRESH, tiles=(*profile.tiles, *vectors), kernel_time=0.0
+        profile,
+        backward=1.0,
+        split_k=(1,),
+        fresh_from=_FRESH,
+        tiles=(*profile.tiles, *_VECTOR_TILES),
+        kernel_time=0.0,
     )
 
 
@@ -39,7 +43,7 @@ def shared_coefficients(hardware: Hardware) -> Mapping[str, Prior]:
     if hardware.kind == "cpu":
         return found | {
             "view": Prior(4e-6, 0.5),
-            "change": Prior(0.015, 0.5),
+            "change": Prior(0.1, 0.5),
             "recording": Prior(1.5e-6, 0.5),
             "tiles.base": Prior(1.0, 0.2),
             "tiles.edge": Prior(0.1, 1.0),

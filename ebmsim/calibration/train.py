@@ -25,7 +25,7 @@ from ebmsim.calibration.actions import (
 from ebmsim.calibration.execute import DTYPES, defaults, host_seconds, now, starting_values
 from ebmsim.graph.compose import Composer
 from ebmsim.graph.graph import Evaluation, Graph
-from ebmsim.graph.training import PARTS, How, _Iteration, how_trained
+from ebmsim.graph.training import PARTS, How, IterationComposer, how_trained
 from ebmsim.spec.workload import Workload
 
 # Norm to which gradients are clipped.
@@ -70,7 +70,7 @@ class _Energies(Composer):
         return total
 
 
-class _Recorder(_Iteration):
+class _Recorder(IterationComposer):
     """Composes an iteration and keeps what autograd has to know."""
 
     def __init__(self, workload: Workload) -> None:

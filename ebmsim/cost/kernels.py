@@ -15,8 +15,6 @@ from ebmsim.graph.kernels import CATEGORIES
 from ebmsim.graph.rows import FORWARD, Rows
 from ebmsim.policy import Policy, Profile
 
-# Other kinds after which no more code of a kernel leaves the caches.
-_MOST_KINDS = 64
 HOST, RNG = (CATEGORIES.index(c) for c in ("host", "rng"))
 
 
@@ -129,10 +127,10 @@ def _joules(rows: Rows, machine: Machine, profile: Profile, policy: Policy, move
 def host_costs(rows: Rows, machine: Machine, profile: Profile, policy: Policy) -> Any:
     """Host seconds to issue every row, and work on the host itself.
 
-    eager: a cost per kind or category, a factor on it in autograd, more again for every other kind that ran since the
-    last kernel of its own, as code leaves the core's nearest caches; times for every gradient, for every view, and for
-    every operator and view that autograd records. compiled: one cheap call per kernel, unless the stack traces. graph,
-    persistent: nothing per kernel.
+    eager: a cost per kind or category, a factor on it in autograd, more again with every doubling of the kernels that
+    ran since the last one of its kind, as code leaves the core's nearest caches; times for every gradient, for every
+    view, and for every operator and view that autograd records. compiled: one cheap call per kernel, unless the stack
+    traces. graph, persistent: nothing per kernel.
     """
     if not _issues(machine, profile, policy):
         return rows.seconds
@@ -141,7 +139,7 @@ def host_costs(rows: Rows, machine: Machine, profile: Profile, policy: Policy) -
     else:
         cost = by_kind(rows, profile.host_cost)
         cost = cost * np.where(rows.back == FORWARD, 1.0, profile.backward)
-        cost = cost * (1.0 + profile.change * np.minimum(rows.others, _MOST_KINDS))
+        cost = cost * (1.0 + profile.change * np.log2(1.0 + rows.since))
         cost = cost + profile.gradient * rows.starts + profile.view * rows.views
         cost = cost + profile.recording * rows.recorded * (1.0 + rows.views)
     return rows.seconds + cost * machine.host.speed

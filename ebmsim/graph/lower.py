@@ -128,8 +128,11 @@ class _Lowering:
         )
 
     def _kind(self, node: Node, work: Work) -> str:
-        """Operator, or whose gradient; apart: what broadcasts, and convolutions that torch on a CPU does without oneDNN."""
+        """Operator, or whose gradient; apart: modes, broadcasting, and what torch on a CPU convolves without oneDNN."""
         kind = f"{node.of} backward" if node.of else node.op
+        mode = dict(node.attributes).get("mode")
+        if mode:
+            return f"{kind}, {mode}"
         if not work.window:
             return f"{kind}, broadcasting" if self._broadcasts(node) else kind
         if work.window[:2] == (1, 1):

@@ -44,8 +44,8 @@ class Rows:
     """Distinct kernels, one entry each. back: FORWARD, TO_INPUT or TO_WEIGHTS. flops: those outside products.
 
     kind: which of `kinds` it is, that are told apart beside their figures; -1 for others. starts: 1 where a gradient
-    begins. recorded: 1 where autograd records it, a gradient being to come. views: made before it. others: kinds that
-    ran since the last kernel of its own. moved, written: bytes; fresh: those of tensors it makes. again: bytes read a
+    begins. recorded: 1 where autograd records it, a gradient being to come. views: made before it. since: kernels that
+    ran since the last one of its kind. moved, written: bytes; fresh: those of tensors it makes. again: bytes read a
     second time, again_distance touched in between. crosses: a copy over the host link. seconds: work on the host of a
     stated time. product: the entry of its product among `products`, -1 without one. The accesses of row i are those
     from access_start[i] on: bytes, which of `distances` the tensor was last touched at, and bytes of the weights it is
@@ -64,7 +64,7 @@ class Rows:
     starts: Floats
     recorded: Floats
     views: Floats
-    others: Floats
+    since: Floats
     moved: Floats
     written: Floats
     fresh: Floats
@@ -88,7 +88,7 @@ def rows_of(passes: Sequence[tuple[KernelTable, bool]], kinds: Sequence[str] = (
     """The distinct kernels of some passes (table, whether it is a first one), and the row of every launch of each.
 
     Equal: in every figure a cost formula reads, accesses included, and of the same kind among `kinds`. Without kinds,
-    neither what is recorded, nor views and other kinds are told apart (all are 0).
+    neither what is recorded, nor views and other kernels since are told apart (all are 0).
     """
     size = passes[0][0].element_bytes
     columns = np.concatenate([_columns(table, kinds) for table, _ in passes])
@@ -143,7 +143,7 @@ def _columns(table: KernelTable, kinds: Sequence[str]) -> Floats:
             np.array([codes.get(kind, -1) for kind in table.kinds], dtype=np.float64),
             (back != FORWARD) & (np.concatenate([[FORWARD], back[:-1]]) == FORWARD),
             table.fresh,
-            *((_recorded(table), table.views, _others(table)) if kinds else np.zeros((3, len(table)))),
+            *((_recorded(table), table.views, _since(table)) if kinds else np.zeros((3, len(table)))),
         ],
         axis=1,
     )
@@ -156,14 +156,14 @@ def _recorded(table: KernelTable) -> Floats:
     return ((table.phase == PHASES.index("forward")) & (np.arange(len(table)) < last)).astype(np.float64)
 
 
-def _others(table: KernelTable) -> Floats:
-    """How many other kinds ran since the last kernel of the same kind, in a loop over the table."""
-    recent = list(dict.fromkeys(reversed(table.kinds)))
+def _since(table: KernelTable) -> Floats:
+    """How many other kernels ran since the last one of the same kind, in a loop over the table."""
+    count = len(table)
+    last = {kind: i - count for i, kind in enumerate(table.kinds)}
     found = []
-    for kind in table.kinds:
-        found.append(recent.index(kind))
-        recent.remove(kind)
-        recent.insert(0, kind)
+    for i, kind in enumerate(table.kinds):
+        found.append(i - last[kind] - 1)
+        last[kind] = i
     return np.array(found, dtype=np.float64)
 
 
@@ -220,7 +220,7 @@ def _rows(
         fresh=figures[23],
         recorded=figures[24],
         views=figures[25],
-        others=figures[26],
+        since=figures[26],
         moved=figures[7],
         written=figures[8],
         again=figures[19],

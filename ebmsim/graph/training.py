@@ -81,7 +81,9 @@ def how_trained(workload: Workload) -> How:
     )
 
 
-class _Iteration:
+class IterationComposer:
+    """Emits a training iteration term by term; parts: nodes by what they belong to, grads: of the weights so far."""
+
     def __init__(self, workload: Workload) -> None:
         batch = workload.setting("training_batch") or workload.setting("chains")
         self.composer = Composer(workload, batch)
@@ -213,7 +215,7 @@ def compose_training(workload: Workload) -> Iteration:
     if workload.file.training is None:
         raise ValueError(f"{workload.name} has no training")
     how = how_trained(workload)
-    iteration = _Iteration(workload.in_training())
+    iteration = IterationComposer(workload.in_training())
     iteration.composer.prepare(training=True)
     iteration.data()
     for term in how.terms:

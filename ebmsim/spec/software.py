@@ -88,8 +88,8 @@ class ProfileSpec(_Model):
     view: Time = Field(0.0, description="host time of an operator that only makes a view, where kinds are told apart")
     change: Factor = Field(
         0.0,
-        description="share of its host cost that a kernel takes more for every other kind since the last of its own, "
-        "where kinds are told apart",
+        description="share of its host cost that a kernel takes more with every doubling of the kernels since the last "
+        "one of its kind, where kinds are told apart",
     )
     recording: Time = Field(
         0.0, description="host time more of an operator or view that autograd records, where kinds are told apart"

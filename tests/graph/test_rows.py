@@ -32,17 +32,17 @@ def test_views_belong_to_the_kernel_after_them_in_their_phase_or_to_its_last() -
     assert found.views.tolist() == [0, 2, 0, 1]
 
 
-def test_other_kinds_since_the_last_of_its_own_in_a_loop() -> None:
-    """Around: relu relu tanh exp relu …: before the first relu ran exp and tanh, before the second none."""
+def test_kernels_since_the_last_of_its_kind_in_a_loop() -> None:
+    """Around: relu relu tanh exp relu …: before the first relu ran tanh and exp, before the second none."""
     found = table()
     rows, (order,) = rows_of([(found, False)], ("relu", "tanh", "exp"))
-    assert rows.others[order].tolist() == [2, 0, 2, 2]
+    assert rows.since[order].tolist() == [2, 0, 3, 3]
 
 
 def test_without_kinds_equal_kernels_are_one_row() -> None:
     found = table()
     rows, (order,) = rows_of([(found, False)])
-    assert not rows.others.any() and not rows.views.any() and not rows.recorded.any() and (rows.kind == -1).all()
+    assert not rows.since.any() and not rows.views.any() and not rows.recorded.any() and (rows.kind == -1).all()
     assert order[2] != order[0]  # tanh has operations of its own
     told, _ = rows_of([(found, False)], ("relu",))
     assert len(told) >= len(rows)
@@ -65,7 +65,7 @@ def test_shipped_profiles_tell_no_kinds_apart() -> None:
 
 
 def test_kinds_of_kernels() -> None:
-    """A gradient's kernels are of the operator it belongs to; pointwise and single small images apart, broadcasts too."""
+    """A gradient's kernels are of its operator; pointwise and single small images, and broadcasts, are apart."""
     b = Builder()
     x = b.tensor((1, 3, 8, 8), "sample")
     many = b.tensor((2, 3, 8, 8), "sample")

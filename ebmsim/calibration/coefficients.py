@@ -33,11 +33,19 @@ _PRODUCTS = ("matmul", "convolution")
 
 
 class Prior(NamedTuple):
-    """Where a coefficient is looked for: least + exp(x), x about log(middle - least) with a deviation."""
+    """Where a coefficient is looked for: least + exp(x), x about log(middle - least) with a deviation.
+
+    start: where the search begins, the middle if not given. One that a larger term hides has no slope to follow.
+    """
 
     middle: float
     deviation: float
     least: float = 0.0
+    start: float = 0.0
+
+
+# Cycles of an element: simple code takes some tenths; from above, so that bandwidth does not hide them at first.
+_LOOP = Prior(0.2, 1.5, start=1.0)
 
 
 @dataclass(frozen=True)
@@ -130,7 +138,7 @@ class Problem(NamedTuple):
         """Of all coefficients, in the order of the vector that is fitted."""
         host = {"convolution": Prior(10e-6, 0.7), "matmul": Prior(5e-6, 0.7)}
         of_kinds = [host.get(category, Prior(3e-6, 0.7)) for category in self.kinds.values()]
-        return [*self.shared.values(), *of_kinds, *[Prior(1.0, 1.5)] * len(self.looped)]
+        return [*self.shared.values(), *of_kinds, *[_LOOP] * len(self.looped)]
 
     def values(self, x: Any) -> tuple[dict[str, float], dict[str, float], dict[str, float]]:
         """Shared coefficients, host seconds and element cycles by name."""
@@ -169,7 +177,8 @@ def fit(given: Sample, problem: Problem) -> Fitted:
     def jacobian(x: Any) -> Any:
         return np.concatenate([_slopes(given, problem, x)[fitted], np.diag(_WEIGHT / deviation)])
 
-    found = least_squares(residuals, middle, jacobian, loss="soft_l1", f_scale=_SOFT, max_nfev=25).x
+    start = np.log([(p.start or p.middle) - p.least for p in priors])
+    found = least_squares(residuals, start, jacobian, loss="soft_l1", f_scale=_SOFT, max_nfev=25).x
     hardware, profile = problem.applied(found)
     shared, host, loops = problem.values(found)
     if host:

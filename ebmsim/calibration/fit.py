@@ -140,7 +140,7 @@ def spread(tables: Sequence[Table], profile: Profile) -> Profile:
             size = float(np.quantile(np.abs(log_error[kinds == kind]), 0.8)) / EIGHTY
             sizes.setdefault(kind, []).append(size)
         medians += [np.median(log_error[i]) for i in alike(table.all.measurements).values() if len(i) >= _ALIKE]
-    common = float(np.sqrt(np.mean(np.square(medians))))
+    common = float(np.sqrt(np.mean(np.square(medians)))) if medians else 0.0
     alone = {kind: math.sqrt(max(np.mean(s) ** 2 - common**2, 0.01 * np.mean(s) ** 2)) for kind, s in sizes.items()}
     kernel = {kind.removesuffix(" fp32") if kind.startswith("elem") else kind: size for kind, size in alone.items()}
     return replace(profile, common_error=common, kernel_error=kernel | {"other": max(kernel.values())})

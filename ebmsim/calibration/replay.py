@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -36,32 +36,46 @@ class Part(NamedTuple):
 
 @dataclass(frozen=True)
 class Prepared:
-    """Measurements made ready to be predicted on any device, with the host seconds in each (`call`)."""
+    """Measurements made ready to be predicted on any device, with the host seconds in each (`call`).
+
+    calls: of which category those seconds are, "" where there are none.
+    """
 
     measurements: tuple[Measurement, ...]
     measured: Any
     call: Any
     parts: dict[tuple[str, str], Part]
+    calls: tuple[str, ...] = field(default=())
+
+    def with_calls(self, seconds: Mapping[str, float]) -> Prepared:
+        """The same with other host seconds in the measurements, by category; those not given stay."""
+        call = [seconds.get(name, before) for name, before in zip(self.calls, self.call, strict=True)]
+        return replace(self, call=np.array(call))
 
 
 def prepare(measurements: Sequence[Measurement]) -> Prepared:
-    """Lower all measurements, equal kernels once."""
+    """Lower all measurements, equal kernels of one operator once."""
     parts = {}
-    calls = np.zeros(len(measurements))
+    calls, named = np.zeros(len(measurements)), [""] * len(measurements)
     kinds = [(m.dtype, m.protocol.execution) for m in measurements]
     for kind in sorted(set(kinds)):
         index = [i for i, other in enumerate(kinds) if other == kind]
         launched = [as_measured(measurements[i]) for i in index]
-        rows, orders = rows_of([(table, False) for table, _ in launched])
+        told_apart = sorted({kind for table, _ in launched for kind in table.kinds})
+        rows, orders = rows_of([(table, False) for table, _ in launched], told_apart)
         timed = [order[first:] for order, (_, first) in zip(orders, launched, strict=True)]
         owner = np.repeat(np.arange(len(index)), [len(order) for order in timed])
         parts[kind] = Part(np.array(index), rows, np.concatenate(timed), owner)
         for i, (table, first) in zip(index, launched, strict=True):
             call = measurements[i].protocol.call
             # Once: the host is ahead of the kernels after the first.
-            calls[i] = max(call.get(CATEGORIES[c], call.get("elementwise", 0.0)) for c in table.category[first:])
+            names = [CATEGORIES[c] for c in table.category[first:]]
+            known = [name if name in call else "elementwise" for name in names]
+            calls[i], named[i] = max((call.get(name, 0.0), name) for name in known)
     measured = np.array([m.seconds for m in measurements])
-    return Prepared(tuple(measurements), measured, calls, parts)
+    return Prepared(
+        tuple(measurements), measured, calls, parts, tuple(n if c else "" for n, c in zip(named, calls, strict=True))
+    )
 
 
 def predict(prepared: Prepared, hardware: Hardware, profile: Profile) -> Any:

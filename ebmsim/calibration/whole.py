@@ -103,9 +103,10 @@ def validate_steps(
 ) -> Steps:
     """Run the steps that were estimated, all on one hardware, in torch, and put both side by side.
 
-    device: cpu or cuda. threads: of torch on a CPU; those of its calibration where the hardware has one. training: run training iterations too, without their sampling, in
-    rounds of their own. Work of a `host` node is not done; its time is added to what is measured. Figures below a
-    microsecond are left out. Raises SpecError where torch cannot run what was estimated.
+    device: cpu or cuda. threads: of torch on a CPU; those of its calibration where the hardware has one. training: run
+    training iterations too, without their sampling, in rounds of their own. Work of a `host` node is not done; its time
+    is added to what is measured. Figures below a microsecond are left out. Raises SpecError where torch cannot run what
+    was estimated.
     """
     check_runnable(predicted, device, training, threads)
     threads = threads or calibrated_threads(predicted[0])

@@ -72,9 +72,7 @@ def _check(device: str | None, measurements: Path | None, base: str, output: Pat
     if (device is None) == (measurements is None):
         problems.append(Problem("expected --device, or --measurements of before"))
     if not base and (measurements is not None or device == "cuda"):
-        problems.append(
-            Problem("expected --base, the hardware that the new file extends", hint="ebmsim list hardware")
-        )
+        problems.append(Problem("expected --base, the hardware that the new file extends", hint="ebmsim list hardware"))
     if base and device == "cpu":
         problems.append(Problem("--device cpu describes the processor by itself", hint="leave out --base"))
     if output.suffix not in (".yaml", ".yml"):

@@ -153,7 +153,8 @@ def _recorded(table: KernelTable) -> Floats:
     """1 for kernels of the forward phase before the last backward one."""
     back = np.flatnonzero(_BACK[table.phase] != FORWARD)
     last = back[-1] if len(back) else -1
-    return ((table.phase == PHASES.index("forward")) & (np.arange(len(table)) < last)).astype(np.float64)
+    forward: Floats = np.where(table.phase == PHASES.index("forward"), 1.0, 0.0)
+    return forward * (np.arange(len(table)) < last)
 
 
 def _since(table: KernelTable) -> Floats:

@@ -24,8 +24,8 @@ from ebmsim.sweep.totals import bounds, totals
 def evaluate(lowered: Lowered, machine: Machine, profile: Profile, policy: Policy) -> dict[str, Any]:
     """t_samp, t_samp_first, t_once, t_inf, t_inf_eq6, t_train (s) and step_joules over the axes of a machine.
 
-    `machine` comes from `Machine.swept`. Arrays have the shape that all axes broadcast to. Raises EbmsimError for more
-    than one stream.
+    `machine` is that of a device whose figures are arrays (`figures.with_figures`). Results have the shape that all
+    axes broadcast to. Raises EbmsimError for more than one stream.
     """
     if policy.streams > 1:
         raise EbmsimError("a grid is evaluated with one stream")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -16,42 +15,16 @@ from ebmsim.lowering import lower_workload
 from ebmsim.spec.library import load_profile
 from ebmsim.sweep import totals
 from ebmsim.sweep.engine import evaluate
+from ebmsim.sweep.figures import figures_of, with_figures
 
 SECONDS = ("t_samp", "t_samp_first", "t_once", "t_inf", "t_inf_eq6", "t_train")
 # Of the device's own figure, on either side of where levels, waves and power begin to hold a kernel up.
 FACTORS = {
     "units": (0.5, 1.0, 1.7),
-    "clock": (0.7, 1.4),
-    "dram_bandwidth": (0.25, 1.0, 4.0),
-    "l2_capacity": (0.01, 8.0),
+    "sustained_clock": (0.7, 1.4),
+    "memory.dram.bandwidth": (0.25, 1.0, 4.0),
+    "memory.l2.capacity": (0.01, 8.0),
 }
-
-
-def as_hardware(
-    hardware: ebmsim.Hardware, units: float, clock: float, dram_bandwidth: float, l2_capacity: float
-) -> ebmsim.Hardware:
-    """A device as a file would say it: rates are those of all units."""
-    ratio = units / hardware.units
-    return replace(
-        hardware,
-        units=int(units),
-        sustained_clock=clock,
-        matrix=replace(hardware.matrix, peak={d: p * ratio for d, p in hardware.matrix.peak.items()}),
-        vector=replace(
-            hardware.vector,
-            peak={d: p * ratio for d, p in hardware.vector.peak.items()},
-            special=hardware.vector.special * ratio,
-            random=hardware.vector.random * ratio,
-        ),
-        memory=tuple(
-            replace(level, bandwidth=dram_bandwidth)
-            if level.name == "dram"
-            else replace(level, capacity=l2_capacity)
-            if level.name == "l2"
-            else level
-            for level in hardware.memory
-        ),
-    )
 
 
 @pytest.mark.parametrize(
@@ -72,21 +45,15 @@ def test_a_grid_is_its_points(worth: int, name: str, policy: ebmsim.Policy, monk
     policy = settled(policy, hardware)
     profile = load_profile(policy.software)
     lowered = lower_workload(ebmsim.load_workload(name, "small"), policy, profile)
-    machine = machine_of(hardware)
-    base = {
-        "units": machine.units,
-        "clock": machine.clock,
-        "dram_bandwidth": hardware.memory[-1].bandwidth,
-        "l2_capacity": next(level.capacity for level in hardware.memory if level.name == "l2"),
-    }
-    values = {k: base[k] * np.array(v) for k, v in FACTORS.items()}
+    given = figures_of(hardware)
+    values = {path: given[path] * np.array(factors) for path, factors in FACTORS.items()}
     values["units"] = np.round(values["units"])
-    axes = {k: v.reshape([-1 if i == j else 1 for j in range(len(values))]) for i, (k, v) in enumerate(values.items())}
-    grid = evaluate(lowered, machine.swept(**axes), profile, policy)
+    axes = dict(zip(values, np.ix_(*values.values(), [0.0])[:-1], strict=True))
+    grid = evaluate(lowered, machine_of(with_figures(hardware, axes)), profile, policy)
     assert grid["t_samp"].shape == tuple(len(v) for v in values.values())
     for at in product(*[range(len(v)) for v in values.values()]):
         point = {k: float(v[i]) for (k, v), i in zip(values.items(), at, strict=True)}
-        found = estimate_lowered(lowered, as_hardware(hardware, **point), policy, profile)
+        found = estimate_lowered(lowered, with_figures(hardware, point), policy, profile)
         for key in SECONDS:
             assert grid[key][at] == pytest.approx(found.seconds[key], rel=1e-12), key
         assert grid["step_joules"][at] == pytest.approx(found.energy["step_joules"], rel=1e-12)

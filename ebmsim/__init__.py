@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from ebmsim.policy import Policy
     from ebmsim.spec.library import load_hardware, load_workload
     from ebmsim.spec.workload import Workload
+    from ebmsim.sweep import sweep
 
 _HOMES = {
     "EbmsimError": "ebmsim.errors",
@@ -27,6 +28,7 @@ _HOMES = {
     "estimate": "ebmsim.estimation",
     "load_hardware": "ebmsim.spec.library",
     "load_workload": "ebmsim.spec.library",
+    "sweep": "ebmsim.sweep",
     "validate": "ebmsim.calibration.validation",
 }
 
@@ -43,6 +45,7 @@ __all__ = [
     "estimate",
     "load_hardware",
     "load_workload",
+    "sweep",
     "validate",
 ]
 

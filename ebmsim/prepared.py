@@ -43,7 +43,7 @@ def estimate_named(
         profile = calibrated(profile, device, how)
     lowered = None
     if how and profile:
-        lowered = _attempt(lambda: _lowered(workload, preset, workload_settings, how, profile), found)
+        lowered = _attempt(lambda: named_lowered(workload, preset, workload_settings, how, profile), found)
     else:
         from ebmsim.spec.library import load_workload
 
@@ -86,7 +86,7 @@ def named_profile(name: str) -> Profile:
     return remembered(("software", name, os.getcwd()), compute)
 
 
-def _lowered(workload: str, preset: str, settings: Settings, policy: Policy, profile: Profile) -> Lowered:
+def named_lowered(workload: str, preset: str, settings: Settings, policy: Policy, profile: Profile) -> Lowered:
     """A workload by name or path, lowered for a policy. Raises SpecError."""
 
     def compute() -> tuple[Lowered, list[str | Path]]:

@@ -19,6 +19,7 @@ COMMANDS = {
     "explain": "every kernel of a step, or one kernel's time derived with its numbers",
     "compare": "a table of workloads × devices",
     "paper": "what the characterisation paper publishes, beside what is computed here",
+    "sweep": "every design of a space, a million a second: tables of figures",
     "validate": "how far predicted kernel times are from measured ones",
     "show": "components, wiring, taxonomy and sampler of a workload",
     "list": "workloads, hardware or operators",
@@ -29,7 +30,7 @@ COMMANDS = {
 }
 
 
-_HOMES = {"calibrate": "ebmsim.cli.calibration"}
+_HOMES = {"sweep": "ebmsim.cli.sweep", "calibrate": "ebmsim.cli.calibration"}
 
 
 class _Lazy(click.Group):

@@ -58,10 +58,15 @@ def free_names(text: Expression) -> frozenset[str]:
     if not isinstance(text, str):
         return frozenset()
     _compiled(text)
-    nodes = list(ast.walk(_parsed(text)))
+    nodes = list(ast.walk(parsed(text)))
     functions = {id(node.func) for node in nodes if isinstance(node, ast.Call)}
     named = {node.id for node in nodes if isinstance(node, ast.Name) and id(node) not in functions}
     return frozenset(named - _CONSTANTS.keys())
+
+
+def check(text: str) -> None:
+    """Raise ExpressionError if an expression is malformed or holds anything but arithmetic."""
+    _compiled(text)
 
 
 _CONSTANTS = {"true": True, "false": False}
@@ -165,7 +170,8 @@ _FUNCTIONS: dict[str, tuple[Callable[..., int | float], int, int]] = {
 
 
 @lru_cache(maxsize=4096)
-def _parsed(text: str) -> ast.expr:
+def parsed(text: str) -> ast.expr:
+    """The tree of an expression, unchecked. Raises ExpressionError where Python cannot read it."""
     if len(text) > _LONGEST_TEXT:
         raise ExpressionError(f"expression {_quoted(text)} is longer than {_LONGEST_TEXT} characters")
     import warnings
@@ -182,7 +188,7 @@ def _parsed(text: str) -> ast.expr:
 def _compiled(text: str) -> _Compiled:
     compiler = _Compiler(text)
     try:
-        return compiler.compile(_parsed(text), 1)
+        return compiler.compile(parsed(text), 1)
     except RecursionError:
         raise compiler.too_complex() from None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ebmsim.errors import Problem, SpecError, suggest
 from ebmsim.hardware import Hardware
@@ -13,6 +13,9 @@ from ebmsim.policy import Profile
 from ebmsim.spec.located import Document, load_document
 from ebmsim.spec.software import parse_profile
 from ebmsim.spec.workload import Workload, parse_workload, settle
+
+if TYPE_CHECKING:
+    from ebmsim.design import Sweep
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 FOLDERS = {"workload": "workload_graphs", "hardware": "hardware", "software": "hardware/software"}
@@ -91,6 +94,13 @@ def _overridden(document: Document, overrides: Mapping[str, Any]) -> Document:
     if problems:
         raise SpecError(problems)
     return replace(document, data=data, marks=marks)
+
+
+def load_sweep(path: str | Path) -> Sweep:
+    """The sweep of a file. Raises SpecError with all problems of the file itself."""
+    from ebmsim.spec.sweep import parse_sweep
+
+    return parse_sweep(load_document(path))
 
 
 @lru_cache(maxsize=16)

@@ -334,19 +334,8 @@ def _intervals(seconds: Mapping[str, float | None], step: Timing, profile: Profi
 
 
 def _memory(lowered: Lowered, hardware: Hardware) -> dict[str, Any]:
-    """Bytes held at most: weights, buffers, sample, inputs and activations; in training the moments too."""
-    size = lowered.size
-    e = lowered.rows.element_bytes
-    fixed = (size.parameters + size.unused + size.held) * e
-    inference = fixed + max(pass_.table.live_bytes for pass_ in (lowered.step, *lowered.once))
-    training = None
-    if lowered.iteration is not None and lowered.training_step is not None:
-        # Two moments, and the running average; gradients are alive among the activations.
-        states, trained = 2 + lowered.training.average, lowered.training_size
-        samples = lowered.training_step.table.live_bytes if lowered.training.steps else 0.0
-        live = max(lowered.iteration.table.live_bytes, samples)
-        held = trained.parameters + trained.training + trained.unused + trained.held
-        training = (held + states * trained.trained) * e + live
+    """Bytes held at most, and whether main memory holds them."""
+    inference, training = lowered.inference_bytes, lowered.training_bytes
     capacity = hardware.memory[-1].capacity
     return {
         "inference_bytes": inference,

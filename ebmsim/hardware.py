@@ -9,6 +9,9 @@ from typing import Any, TypeAlias
 Number: TypeAlias = Any
 """A float, or a numpy array that broadcasts with the other figures (a sweep varies them together)."""
 
+TECHNOLOGIES = ("hbm", "gddr", "lpddr", "none")
+"""Kinds of main memory; none: all levels are on the chip."""
+
 
 @dataclass(frozen=True)
 class Level:
@@ -19,6 +22,21 @@ class Level:
     bandwidth: Number  # B/s
     efficiency: Number  # achieved fraction of the bandwidth
     energy: Number  # J/B
+    technology: str = ""  # one of TECHNOLOGIES, of the main memory; "" where nobody says
+
+
+@dataclass(frozen=True)
+class SubArray:
+    """Equal systolic arrays, in totals of the device."""
+
+    rows: Number
+    columns: Number
+    arrays: Number
+
+    @property
+    def cells(self) -> Number:
+        """Multiply-accumulate cells."""
+        return self.rows * self.columns * self.arrays
 
 
 @dataclass(frozen=True)
@@ -28,12 +46,15 @@ class Matrix:
     organisation: str  # tiles, systolic or simd
     peak: Mapping[str, Number]  # FLOP/s by dtype, dense
     clocks: Mapping[str, Number]  # Hz, of the dtypes whose peak is quoted at a clock of their own
-    arrays: Number  # these three are 0 unless systolic
-    rows: Number
-    columns: Number
+    subarrays: tuple[SubArray, ...]  # none unless systolic, one unless there are unequal arrays
     dataflow: str  # weight-stationary, output-stationary or input-stationary
-    weights_double_buffered: bool
+    weights_double_buffered: bool  # or results, where they are stationary
     multicast: Number  # units that share one fetch of an operand
+
+    @property
+    def cells(self) -> Number:
+        """Multiply-accumulate cells of all systolic arrays."""
+        return sum(group.cells for group in self.subarrays)
 
 
 @dataclass(frozen=True)
@@ -54,6 +75,15 @@ class Host:
     speed: Number  # cost of an operator relative to the reference host; lower is faster
     asynchronous: bool
     synchronise: Number  # s
+
+
+@dataclass(frozen=True)
+class Link:
+    """From a device to others of its kind, each direction at the same time. A device without one runs alone."""
+
+    bandwidth: Number  # B/s, one direction, all links of the device together
+    latency: Number  # s, of one message
+    efficiency: Number  # achieved fraction of the bandwidth
 
 
 @dataclass(frozen=True)
@@ -128,6 +158,7 @@ class Hardware:
     notes: tuple[str, ...]
     sources: Mapping[str, tuple[str, str]]
     calibration: Calibration | None = None
+    link: Link | None = None
 
     def matrix_clock(self, dtype: str) -> Number:
         """The clock in Hz at which the matrix peak of `dtype` is quoted. Raises nothing."""

@@ -121,6 +121,24 @@ class Lowered:
     training: Training
     backward: WeightBackward
 
+    @property
+    def inference_bytes(self) -> float:
+        """Bytes held at most in an inference: weights, buffers, sample, inputs and activations."""
+        size = self.size
+        fixed = (size.parameters + size.unused + size.held) * self.rows.element_bytes
+        return fixed + max(pass_.table.live_bytes for pass_ in (self.step, *self.once))
+
+    @property
+    def training_bytes(self) -> float | None:
+        """The same in training, with the moments, and the running average of the weights; None without any."""
+        if self.iteration is None or self.training_step is None:
+            return None
+        # Two moments, and the running average; gradients are alive among the activations.
+        states, size = 2 + self.training.average, self.training_size
+        samples = self.training_step.table.live_bytes if self.training.steps else 0.0
+        held = size.parameters + size.training + size.unused + size.held + states * size.trained
+        return held * self.rows.element_bytes + max(self.iteration.table.live_bytes, samples)
+
     def host_seconds(self, machine: Machine, policy: Policy) -> Any:
         """Work on the host per iteration and the replay buffer's copies, in s, the device waiting for both.
 

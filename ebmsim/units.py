@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+from decimal import Decimal
 from typing import NamedTuple
 
 from ebmsim.errors import nearest
@@ -181,6 +182,21 @@ def format_quantity(value: float, dimension: str) -> str:
     if dimension == "time" and round(number) > 120:
         return sign + _long_time(number)
     return sign + _decimal(number, entry)
+
+
+def exact_quantity(value: float, dimension: str) -> str:
+    """`value`, in SI base units, with a fitting prefix and all its digits: `parse_quantity` gives the same float.
+
+    The dimensions are those of `parse_quantity` that have a unit; raises KeyError for any other.
+    """
+    entry = _DIMENSIONS[dimension]
+    # Moving the decimal point, or dividing by a power of two, loses nothing.
+    short = [format_quantity(value, dimension), _decimal(float(value), entry) if value else ""]
+    texts = []
+    for unit in {text.partition(" ")[2].replace("µ", "u") for text in short} & _UNITS.keys():
+        scaled = Decimal(repr(math.ldexp(float(value), -_UNITS[unit].binary))).scaleb(-_UNITS[unit].decimal)
+        texts.append(f"{scaled.normalize():f} {unit}")
+    return min(texts, key=lambda text: (len(text), text), default=f"{float(value)!r} {entry.unit}")
 
 
 def _three_digits(number: float) -> tuple[str, int]:

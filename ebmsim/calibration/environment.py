@@ -122,7 +122,7 @@ def draft(name: str) -> Hardware:
         units=threads,
         clock=hertz,
         sustained_clock=hertz,
-        matrix=Matrix("simd", {"fp32": peak}, {}, 0, 0, 0, "weight-stationary", False, 1),
+        matrix=Matrix("simd", {"fp32": peak}, {}, (), "weight-stationary", False, 1),
         vector=Vector({"fp32": peak}, peak, _NORMALS),
         memory=(*levels, Level("dram", pages, _MAIN_MEMORY, 1.0, 0.0)),
         host=Host(float("inf"), 0.0, 1.0, False, 0.0),

@@ -23,24 +23,28 @@ def vector_rate(machine: Machine, policy: Policy) -> Any:
     return machine.vector.get(policy.dtype, machine.vector.get("fp32", next(iter(machine.vector.values()))))
 
 
-def vector_seconds(rows: Rows, machine: Machine, policy: Policy) -> Any:
-    """max(FLOPs / rate, transcendental / rate, random numbers / rate): three engines side by side.
+def vector_cycles(rows: Rows, machine: Machine, policy: Policy) -> Any:
+    """max(FLOPs / rate, transcendental / rate, random numbers / rate): three engines of a unit side by side.
 
     FLOPs here are those outside the product.
     """
     cycles = np.maximum(rows.flops / vector_rate(machine, policy), rows.special / machine.special)
-    return np.maximum(cycles, rows.random / machine.random) / (machine.units * machine.clock)
+    return np.maximum(cycles, rows.random / machine.random)
 
 
-def loop_seconds(rows: Rows, machine: Machine, profile: Profile) -> Any:
-    """Elements touched × cycles of one / (units · clock): what a kernel's code takes at least, where it was measured.
+def vector_seconds(rows: Rows, machine: Machine, policy: Policy) -> Any:
+    """Seconds of arithmetic outside products: (units · clock) cycles a second."""
+    return vector_cycles(rows, machine, policy) / (machine.units * machine.clock)
+
+
+def loop_cycles(rows: Rows, profile: Profile) -> Any:
+    """Elements touched × cycles of one: what a kernel's code takes of a unit at least, where it was measured.
 
     The profile's `element_cycles` are of kinds of kernels or of categories, 0 where it has neither.
     """
     if not profile.element_cycles:
         return 0.0
-    cycles = by_kind(rows, profile.element_cycles)
-    return cycles * (rows.moved / rows.element_bytes) / (machine.units * machine.clock)
+    return by_kind(rows, profile.element_cycles) * (rows.moved / rows.element_bytes)
 
 
 def by_kind(rows: Rows, figures: Mapping[str, float]) -> Any:
@@ -65,11 +69,18 @@ def bound_seconds(rows: Rows, machine: Machine, profile: Profile, policy: Policy
 
 def compute_seconds(rows: Rows, ways: Ways, machine: Machine, profile: Profile, policy: Policy) -> Any:
     """Seconds of arithmetic, products by the best way there is."""
-    vector = np.maximum(vector_seconds(rows, machine, policy), loop_seconds(rows, machine, profile))
-    if not len(rows.products):
+    products = product_seconds(rows.products, ways, machine, profile, policy) if len(rows.products) else None
+    return beside_products(rows, products, machine, profile, policy)
+
+
+def beside_products(rows: Rows, products: Any, machine: Machine, profile: Profile, policy: Policy) -> Any:
+    """The same with given seconds of the products (None without any): max of both, (units · clock) cycles a second."""
+    cycles = np.maximum(vector_cycles(rows, machine, policy), loop_cycles(rows, profile))
+    vector = cycles / (machine.units * machine.clock)
+    if products is None:
         return vector
-    product = product_seconds(rows.products, ways, machine, profile, policy)[..., rows.product]
-    return np.where(rows.product >= 0, np.maximum(product, vector), vector)
+    together = np.maximum(products[..., rows.product], vector)
+    return together if (rows.product >= 0).all() else np.where(rows.product >= 0, together, vector)
 
 
 def unit_share(rows: Rows, ways: Ways, machine: Machine, profile: Profile, policy: Policy) -> Any:

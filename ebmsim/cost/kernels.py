@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -84,48 +85,73 @@ def kernel_costs(rows: Rows, ways: Ways, machine: Machine, profile: Profile, pol
         compute = bound_seconds(rows, machine, profile, policy)
     else:
         compute = compute_seconds(rows, ways, machine, profile, policy)
-    fixed: Any = 0.0 if bound else launch_seconds(machine, profile, policy) + _pages(rows, profile)
-    latency = 0.0 if bound else machine.host.link_latency
-    link = np.where(rows.crosses, latency + rows.written / machine.host.link_bandwidth, 0.0)
-    free = rows.category == HOST
-    if machine.features.rng_overlapped:
-        free = free | (rows.category == RNG)
+    fixed: Any = 0.0 if bound else launch_seconds(machine, profile, policy) + page_seconds(rows, profile)
+    link = link_seconds(rows, machine, policy)
     kneed = (rows.product >= 0) & (not bound)
-    joules = _joules(rows, machine, profile, policy, moved)
-    return Kernels(compute, moved, fixed, link, joules, free, kneed)
+    joules = kernel_joules(rows, moved.bytes, machine, profile, policy)
+    return Kernels(compute, moved, fixed, link, joules, takes_no_time(rows, machine), kneed)
 
 
-def _pages(rows: Rows, profile: Profile) -> Any:
+def link_seconds(rows: Rows, machine: Machine, policy: Policy) -> Any:
+    """latency + bytes / bandwidth of copies over the host link; 0 of other kernels."""
+    latency = 0.0 if policy.fidelity == "roofline" else machine.host.link_latency
+    return np.where(rows.crosses, latency + rows.written / machine.host.link_bandwidth, 0.0)
+
+
+def takes_no_time(rows: Rows, machine: Machine) -> Any:
+    """Rows that take no time of the device: work on the host, and random numbers that are drawn beside the network."""
+    free = rows.category == HOST
+    return free | (rows.category == RNG) if machine.features.rng_overlapped else free
+
+
+def page_seconds(rows: Rows, profile: Profile) -> Any:
     """Seconds to take memory anew from the system for results of `fresh_from` bytes and more, page by page."""
     if not np.isfinite(profile.fresh_bandwidth):
         return 0.0
     return np.where(rows.fresh >= profile.fresh_from, rows.fresh / profile.fresh_bandwidth, 0.0)
 
 
-def _joules(rows: Rows, machine: Machine, profile: Profile, policy: Policy, moved: Traffic) -> Any:
-    """FLOPs times energy per FLOP of their arithmetic, plus bytes at each level times its energy per byte.
+def _each(column: Any) -> Any:
+    return column
+
+
+def kernel_joules(
+    rows: Rows,
+    amounts: Sequence[Any],
+    machine: Machine,
+    profile: Profile,
+    policy: Policy,
+    total: Callable[[Any], Any] = _each,
+) -> Any:
+    """FLOPs times energy per FLOP of their arithmetic, plus bytes at each level (`amounts`) times its energy per byte.
 
     Products count the energy of the algorithm that takes least, so that no figure of a device that only changes the
     choice of algorithm can raise the power; those in fp32 take `product_energy` times the energy of their FLOPs.
+    total: sums of columns over rows, for the joules of whole passes; amounts are then sums already.
     """
     energy = machine.power.energy
     plain = energy.get(policy.dtype, energy.get("fp32", 0.0))
-    joules = (rows.flops + rows.special) * plain
+    joules = total(rows.flops + rows.special) * plain
     if len(rows.products):
         names = dtypes(profile, machine, policy)
-        matmul, convolution = (
-            energy.get(name, plain) * (profile.product_energy if name == "fp32" else 1.0) for name in names
-        )
-        each = np.where(rows.products.convolution, convolution, matmul) * least_energy(rows.products, profile, names)
-        joules = joules + rows.product_flops * each[rows.product]
-    for level, amount in zip(machine.levels[-len(moved.levels) :], moved.bytes, strict=True):
+        flops = rows.product_flops * least_energy(rows.products, profile, names)[rows.product]
+        is_convolution = rows.products.convolution[rows.product]
+        for name, mine in zip(names, (~is_convolution, is_convolution), strict=True):
+            factor = profile.product_energy if name == "fp32" else 1.0
+            joules = joules + total(np.where(mine, flops, 0.0)) * (energy.get(name, plain) * factor)
+    for level, amount in zip(machine.levels[-len(amounts) :], amounts, strict=True):
         if np.any(level.energy):
             joules = joules + amount * level.energy
     return joules
 
 
 def host_costs(rows: Rows, machine: Machine, profile: Profile, policy: Policy) -> Any:
-    """Host seconds to issue every row, and work on the host itself.
+    """Host seconds to issue every row, and work on the host itself."""
+    return rows.seconds + issue_seconds(rows, machine, profile, policy) * machine.host.speed
+
+
+def issue_seconds(rows: Rows, machine: Machine, profile: Profile, policy: Policy) -> Any:
+    """Seconds of the reference host to issue every row.
 
     eager: a cost per kind or category, a factor on it in autograd, more again with every doubling of the kernels that
     ran since the last one of its kind, as code leaves the core's nearest caches; times for every gradient, for every
@@ -133,16 +159,14 @@ def host_costs(rows: Rows, machine: Machine, profile: Profile, policy: Policy) -
     traces. graph, persistent: nothing per kernel.
     """
     if not _issues(machine, profile, policy):
-        return rows.seconds
+        return np.zeros(len(rows))
     if policy.execution == "compiled":
-        cost = np.where(rows.category != HOST, profile.compiled_cost, 0.0)
-    else:
-        cost = by_kind(rows, profile.host_cost)
-        cost = cost * np.where(rows.back == FORWARD, 1.0, profile.backward)
-        cost = cost * (1.0 + profile.change * np.log2(1.0 + rows.since))
-        cost = cost + profile.gradient * rows.starts + profile.view * rows.views
-        cost = cost + profile.recording * rows.recorded * (1.0 + rows.views)
-    return rows.seconds + cost * machine.host.speed
+        return np.where(rows.category != HOST, profile.compiled_cost, 0.0)
+    cost = by_kind(rows, profile.host_cost)
+    cost = cost * np.where(rows.back == FORWARD, 1.0, profile.backward)
+    cost = cost * (1.0 + profile.change * np.log2(1.0 + rows.since))
+    cost = cost + profile.gradient * rows.starts + profile.view * rows.views
+    return cost + profile.recording * rows.recorded * (1.0 + rows.views)
 
 
 def host_replay(machine: Machine, profile: Profile, policy: Policy) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ebmsim.hardware import Features, Hardware, Host, Launch, Level, Power
+from ebmsim.hardware import Features, Hardware, Host, Launch, Level, Power, SubArray
 
 _ROUNDING = 1e-12
 
@@ -19,8 +19,8 @@ class Machine:
 
     Every figure is a float or an array whose last axis has size 1 (`sweep.figures`): kernels lie along that axis.
     units: SMs, cores or TensorCores. clock: sustained, Hz. matrix, vector: FLOPs per unit and cycle, by dtype. special,
-    random: results per unit and cycle. arrays: systolic arrays per unit. multicast: units that share one fetch of a
-    product's operand. levels: innermost first.
+    random: results per unit and cycle. subarrays: groups of systolic arrays, in totals. multicast: units that share one
+    fetch of a product's operand. levels: innermost first.
     """
 
     name: str
@@ -31,9 +31,8 @@ class Machine:
     special: Any
     random: Any
     organisation: str
-    arrays: Any
-    rows: Any
-    columns: Any
+    dataflow: str
+    subarrays: tuple[SubArray, ...]
     double_buffered: bool
     multicast: Any
     levels: tuple[Level, ...]
@@ -55,9 +54,8 @@ def machine_of(hardware: Hardware) -> Machine:
         special=_rate(hardware.vector.special, per_cycle),
         random=_rate(hardware.vector.random, per_cycle),
         organisation=hardware.matrix.organisation,
-        arrays=_rate(hardware.matrix.arrays, hardware.units),
-        rows=hardware.matrix.rows,
-        columns=hardware.matrix.columns,
+        dataflow=hardware.matrix.dataflow,
+        subarrays=hardware.matrix.subarrays,
         double_buffered=hardware.matrix.weights_double_buffered,
         multicast=hardware.matrix.multicast,
         levels=hardware.memory,

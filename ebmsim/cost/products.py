@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ebmsim.cost.machine import Machine
-from ebmsim.cost.systolic import fold_cycles
+from ebmsim.cost.systolic import Lane, dealt_cycles, dealt_pieces, fold_cycles, placed
 from ebmsim.cost.ways import Ways, takes
 from ebmsim.errors import Problem, SpecError
 from ebmsim.graph.rows import Products
 from ebmsim.policy import Algorithm, Policy, Profile, arithmetic
+
+# What is stationary in the two placements of a product, by dataflow: as it is, and transposed.
+_STATIONARY = {
+    "weight-stationary": ("weights stationary", "activations stationary"),
+    "input-stationary": ("activations stationary", "weights stationary"),
+    "output-stationary": ("outputs stationary", "outputs stationary, transposed"),
+}
 
 
 class Arithmetic(NamedTuple):
@@ -115,26 +122,66 @@ def way_seconds(products: Products, ways: Ways, machine: Machine, profile: Profi
     return seconds
 
 
-def systolic_ways(products: Products, machine: Machine, rate: Any) -> Any:
-    """Seconds with either operand stationary, along a leading axis: folds of it over all arrays.
+class Placement(NamedTuple):
+    """A way to place products on systolic arrays: what is stationary, and what is dealt to the groups of arrays.
 
-    The rate of a dtype against the array's own (2 R C per cycle and array) stretches the cycles: fp32 in six bf16
-    passes takes six times as long.
+    pieces: stationary columns, or members of the batch. lanes: what each group makes of them.
     """
-    _, m, n, _ = products.shape
-    stretch = 2.0 * machine.rows * machine.columns * machine.arrays / rate
+
+    name: str
+    dealt: str
+    pieces: Any
+    lanes: tuple[Lane, ...]
+
+
+def placements(products: Products, machine: Machine) -> list[Placement]:
+    """The ways to place products: as they are or transposed, b ⌈S_R/R⌉ ⌈S_C/C⌉ folds of the stationary operand.
+
+    A product may be transposed as a whole, n for m, so that either operand is the stationary one. Several groups of
+    arrays share the stationary columns of every member of the batch, or the members.
+    """
+    b, m, n, k = products.shape
     found = []
-    for stationary, streamed in ((n, m), (m, n)):
-        each = np.ceil(systolic_folds(products, machine, stationary) / (machine.arrays * machine.units))
-        cycles = fold_cycles(each, streamed, machine.rows, machine.columns, machine.double_buffered)
-        found.append(cycles * stretch / machine.clock)
-    return np.stack(found)
+    for name, sizes in zip(_STATIONARY[machine.dataflow], ((m, n, k), (n, m, k)), strict=True):
+        along_rows, along_columns, streamed = placed(*sizes, machine.dataflow)
+        columns, members = [], []
+        for group in machine.subarrays:
+            cycles = fold_cycles(streamed, group.rows, group.columns, machine.double_buffered)
+            high, wide = np.ceil(along_rows / group.rows), np.ceil(along_columns / group.columns)
+            columns.append(Lane(group.columns, b * high, group.arrays, *cycles))
+            members.append(Lane(1.0, high * wide, group.arrays, *cycles))
+        found.append(Placement(name, "columns", along_columns, tuple(columns)))
+        if len(machine.subarrays) > 1:
+            found.append(Placement(name, "of the batch", b, tuple(members)))
+    return found
 
 
-def systolic_folds(products: Products, machine: Machine, stationary: Any) -> Any:
-    """Tiles of the stationary operand that fit an array: b ⌈k/R⌉ ⌈stationary/C⌉."""
-    b, _, _, k = products.shape
-    return b * np.ceil(k / machine.rows) * np.ceil(stationary / machine.columns)
+def systolic_ways(products: Products, machine: Machine, rate: Any) -> Any:
+    """Seconds of every placement of products, along a leading axis, all groups of arrays together.
+
+        T = cycles · 2 cells / (rate · units · clock)
+
+    The rate of a dtype against that of all cells (2 each per cycle) stretches the cycles: fp32 in six bf16 passes takes
+    six times as long. A group has the share of the rate that it has of the cells.
+    """
+    cycles = np.stack([dealt_cycles(place.pieces, place.lanes) for place in placements(products, machine)])
+    return cycles * _cycle(machine, rate)
+
+
+def group_seconds(products: Products, machine: Machine, profile: Profile, policy: Policy) -> Any:
+    """Seconds of every product on every group of systolic arrays alone, along a leading axis, by its best placement."""
+    rate = product_rate(products, machine, dtypes(profile, machine, policy))
+    places = placements(products, machine)
+    alone = []
+    for group in range(len(machine.subarrays)):
+        alone.append(np.minimum.reduce([dealt_cycles(place.pieces, [place.lanes[group]]) for place in places]))
+    return np.stack(np.broadcast_arrays(*alone)) * _cycle(machine, rate)
+
+
+def _cycle(machine: Machine, rate: Any) -> Any:
+    """Seconds that a cycle of the arrays takes at a rate (FLOPs per unit and cycle)."""
+    cells = sum(group.cells for group in machine.subarrays)
+    return 2.0 * cells / (rate * machine.units) / machine.clock
 
 
 class Choice(NamedTuple):
@@ -152,17 +199,9 @@ class Choice(NamedTuple):
 
 def choices(products: Products, ways: Ways, machine: Machine, profile: Profile, policy: Policy) -> list[Choice]:
     """The best way of every product on one device (no figure of it an array)."""
-    found = []
     if machine.organisation == "systolic":
-        names = dtypes(profile, machine, policy)
-        seconds = systolic_ways(products, machine, product_rate(products, machine, names))
-        _, m, n, _ = products.shape
-        arrays = machine.arrays * machine.units
-        for i, best in enumerate(seconds.argmin(0)):
-            folds = float(systolic_folds(products, machine, (n, m)[best])[i])
-            name = ("weights stationary", "activations stationary")[best]
-            found.append(Choice(name, min(1.0, folds / arrays), folds, np.ceil(folds / arrays), seconds[best, i]))
-        return found
+        return _systolic_choices(products, machine, product_rate(products, machine, dtypes(profile, machine, policy)))
+    found = []
     seconds = way_seconds(products, ways, machine, profile, policy)
     for start, stop in zip(ways.start, np.append(ways.start[1:], len(seconds)), strict=True):
         best = int(start + seconds[start:stop].argmin())
@@ -171,3 +210,31 @@ def choices(products: Products, ways: Ways, machine: Machine, profile: Profile, 
         name = ways.names[ways.name[best]]
         found.append(Choice(name, min(1.0, full), float(ways.tiles[best]), float(waves), float(seconds[best])))
     return found
+
+
+def _systolic_choices(products: Products, machine: Machine, rate: Any) -> list[Choice]:
+    places = placements(products, machine)
+    seconds = systolic_ways(products, machine, rate)
+    cells = sum(group.cells for group in machine.subarrays)
+    found = []
+    for i, best in enumerate(seconds.argmin(0)):
+        place = places[best]
+        lanes = [Lane(*[float(np.broadcast_to(part, len(products))[i]) for part in lane]) for lane in place.lanes]
+        pieces = dealt_pieces(float(place.pieces[i]), lanes)
+        folds = [lane.work(part) for lane, part in zip(lanes, pieces, strict=True)]
+        busy = [min(1.0, work / lane.arrays) for lane, work in zip(lanes, folds, strict=True)]
+        share = sum(part * group.cells for part, group in zip(busy, machine.subarrays, strict=True)) / cells
+        rounds = max(float(lane.rounds(part)) for lane, part in zip(lanes, pieces, strict=True))
+        name = place.name + _taken(place, pieces, machine)
+        found.append(Choice(name, float(share), float(sum(folds)), rounds, float(seconds[best, i])))
+    return found
+
+
+def _taken(place: Placement, pieces: Sequence[float], machine: Machine) -> str:
+    """The groups that take part, in words; nothing where there is only one."""
+    if len(pieces) == 1:
+        return ""
+    used = [(f"{g.rows:g} × {g.columns:g}", n) for g, n in zip(machine.subarrays, pieces, strict=True) if n]
+    if len(used) == 1:
+        return f" on {used[0][0]}"
+    return " on " + " and ".join(f"{group} ({n:g} {place.dealt})" for group, n in used)

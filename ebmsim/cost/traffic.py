@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import reduce
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ebmsim.cost.machine import Machine
+from ebmsim.graph.kernels import Floats, Ints
 from ebmsim.graph.rows import Products, Rows
 from ebmsim.hardware import Level
 from ebmsim.policy import Profile
@@ -60,23 +62,15 @@ def traffic(rows: Rows, machine: Machine, profile: Profile, *, bound: bool) -> T
     if holders:
         names.append(holders[0].name)
         amounts.append(rows.moved + rows.again if twice else rows.moved)
-    kept: Any = np.zeros(())
-    kept_inside: Any = np.zeros(())
-    for holder, level in zip(holders, behind, strict=False):
-        kept = np.maximum(kept, hit(rows.distances, holder.capacity, profile.resident, profile.evicted))
-        of_access = kept[..., rows.access_distance]
-        if machine.features.stationary_weights:
-            stays = np.isfinite(rows.distances)[rows.access_distance] & (rows.access_set <= holder.capacity)
-            of_access = np.where(stays, 1.0, of_access)
-        missed = rows.access_bytes * (1.0 - of_access)
-        amount = np.add.reduceat(missed, rows.access_start, axis=-1) if len(rows) else missed
-        if twice:
-            inside = hit(rows.again_distance, holder.capacity, profile.resident, profile.evicted)
-            kept_inside = np.maximum(kept_inside, inside)
-            amount = amount + rows.again * (1.0 - kept_inside)
+    alike = kinds(rows, machine)
+    again = np.flatnonzero(rows.again if twice else ())
+    of_accesses = held(alike.distance, alike.set, machine, profile)
+    of_again = held(rows.again_distance[again], np.inf, machine, profile)
+    for holder, level, kept, kept_again in zip(holders, behind, of_accesses, of_again, strict=True):
+        amount = _missed(rows, alike.of_access, kept)
+        amount[..., again] += rows.again[again] * (1.0 - kept_again)
         if not bound and len(rows.products):
-            again = rereads(rows.products, holder)
-            amount = amount + np.where(rows.product >= 0, again[..., rows.product], 0.0)
+            amount = _with_rereads(amount, rows, holder)
         names.append(level.name)
         amounts.append(amount)
     if not holders:
@@ -86,6 +80,57 @@ def traffic(rows: Rows, machine: Machine, profile: Profile, *, bound: bool) -> T
         level.bandwidth if bound else level.bandwidth * level.efficiency for level in machine.levels[-len(names) :]
     ]
     return Traffic(tuple(names), tuple(amounts), tuple(rates))
+
+
+class Kinds(NamedTuple):
+    """Accesses that are held alike: distance and bytes of the set of every kind, and the kind of every access."""
+
+    distance: Floats
+    set: Any
+    of_access: Ints
+
+
+def kinds(rows: Rows, machine: Machine) -> Kinds:
+    """The kinds of accesses of some rows; sets are told apart only where weights can be stationary."""
+    if not machine.features.stationary_weights:
+        return Kinds(rows.distances, np.inf, rows.access_distance)
+    sets, of_access = np.unique(rows.access_set, return_inverse=True)
+    distance, held_sets = np.repeat(rows.distances, len(sets)), np.tile(sets, len(rows.distances))
+    return Kinds(distance, held_sets, rows.access_distance * len(sets) + of_access)
+
+
+def held(distance: Any, set_: Any, machine: Machine, profile: Profile) -> list[Any]:
+    """Fraction of accesses that do not reach each level behind a holder, because that or one further in has them.
+
+    Stationary weights (`set_` the bytes of all of them) stay once they fit.
+    """
+    found = []
+    kept: Any = np.zeros(np.shape(distance))
+    for holder in _holders(machine)[0]:
+        kept = np.maximum(kept, hit(distance, holder.capacity, profile.resident, profile.evicted))
+        stays = np.isfinite(distance) & (set_ <= holder.capacity) if machine.features.stationary_weights else False
+        found.append(np.where(stays, 1.0, kept) if np.any(stays) else kept)
+    return found
+
+
+def _missed(rows: Rows, kind: Any, kept: Any) -> Any:
+    """Σ over the accesses of every row of bytes × (1 - kept), `kept` being that of every kind."""
+    if not len(rows):
+        return np.zeros((*np.shape(kept)[:-1], 0))
+    if np.ndim(kept) == 1:
+        return np.add.reduceat(rows.access_bytes * (1.0 - kept)[kind], rows.access_start)
+    # The same as a product of matrices, for many devices at once.
+    row = np.repeat(np.arange(len(rows)), np.diff(rows.access_start, append=len(rows.access_bytes)))
+    bytes_ = np.bincount(kind * len(rows) + row, rows.access_bytes, kept.shape[-1] * len(rows))
+    return ((1.0 - kept).reshape(-1, kept.shape[-1]) @ bytes_.reshape(-1, len(rows))).reshape(*kept.shape[:-1], -1)
+
+
+def _with_rereads(amount: Any, rows: Rows, holder: Level) -> Any:
+    smallest = replace(holder, capacity=np.min(holder.capacity))
+    if not rereads(rows.products, smallest).any():
+        return amount
+    again = rereads(rows.products, holder)
+    return amount + np.where(rows.product >= 0, again[..., rows.product], 0.0)
 
 
 def rereads(products: Products, holder: Level) -> Any:

@@ -10,6 +10,7 @@ from typing import Annotated, Any, get_args, get_origin
 from pydantic import BaseModel
 
 from ebmsim.spec.hardware import HardwareSpec
+from ebmsim.units import exact_quantity, format_quantity, parse_quantity
 
 
 def read_figure(path: str, value: Any) -> Any:
@@ -18,6 +19,27 @@ def read_figure(path: str, value: Any) -> Any:
     Raises ValueError with what is expected and found; KeyError where hardware files have no such path.
     """
     return _reader(path)(value)
+
+
+def written_figure(path: str, value: Any) -> Any:
+    """A value in SI units as hardware files write it: `read_figure` gives the same. Raises KeyError as it does."""
+    dimension = _dimension(path)
+    if isinstance(value, (bool, str)) or dimension == "number":
+        return value
+    return exact_quantity(value, dimension) if dimension else int(value) if is_whole(path) else float(value)
+
+
+def short_figure(path: str, value: float) -> float:
+    """The nearest value with three digits in the unit that files would write it with. Raises KeyError as above."""
+    dimension = _dimension(path) or "number"
+    short = format_quantity(value, dimension)
+    return parse_quantity(float(short) if dimension == "number" else short, dimension, zero=True)
+
+
+def _dimension(path: str) -> str:
+    """The dimension of a quantity, "" for what is none."""
+    found: str = getattr(_reader(path), "keywords", {}).get("dimension", "")
+    return found
 
 
 def is_whole(path: str) -> bool:

@@ -11,7 +11,7 @@ import math
 import re
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import core_schema
@@ -28,7 +28,8 @@ MARKS = ("vendor", "measured", "estimate")
 _ORGANISATIONS = ("tiles", "systolic", "simd")
 _DATAFLOWS = ("weight-stationary", "output-stationary", "input-stationary")
 _SYSTOLIC_SIZES = ("arrays", "rows", "columns")
-_SYSTOLIC_ONLY = (*_SYSTOLIC_SIZES, "dataflow", "weights_double_buffered")
+_SYSTOLIC_ONLY = (*_SYSTOLIC_SIZES, "subarrays", "dataflow", "weights_double_buffered")
+_MOST_SUBARRAYS = 8
 _LARGEST_COUNT = 10**9
 _Reader = Callable[[Any], Any]
 
@@ -149,6 +150,14 @@ class _Model(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
+class SubArraySpec(_Model):
+    """Equal systolic arrays among unequal ones."""
+
+    rows: Count = Field(description="rows of one of them")
+    columns: Count = Field(description="columns of one of them")
+    arrays: Count = Field(description="how many of them the device has")
+
+
 class MatrixSpec(_Model):
     """The engine of matrix products."""
 
@@ -160,10 +169,18 @@ class MatrixSpec(_Model):
     arrays: Count = Field(0, description="systolic arrays of the device")
     rows: Count = Field(0, description="rows of a systolic array")
     columns: Count = Field(0, description="columns of a systolic array")
-    dataflow: Annotated[Any, _choice(*_DATAFLOWS)] = Field(
-        "weight-stationary", description="the operand that stays in a systolic array"
+    subarrays: list[SubArraySpec] = Field(
+        [],
+        min_length=1,
+        max_length=_MOST_SUBARRAYS,
+        description="unequal arrays, in place of `arrays`, `rows` and `columns`; a peak is that of all together",
     )
-    weights_double_buffered: Flag = Field(False, description="the next weights are loaded while a systolic array works")
+    dataflow: Annotated[Any, _choice(*_DATAFLOWS)] = Field(
+        "weight-stationary", description="what stays in a systolic array; a product may be transposed"
+    )
+    weights_double_buffered: Flag = Field(
+        False, description="the next weights are loaded (or results drained) while a systolic array works"
+    )
     multicast: Count = Field(1, description="units that share one fetch of a product's operand (thread-block clusters)")
 
 
@@ -182,6 +199,9 @@ class LevelSpec(_Model):
     bandwidth: Bandwidth = Field(description="total bandwidth")
     efficiency: Fraction = Field(1.0, description="achieved fraction of the bandwidth on streams")
     energy: ByteEnergy = Field("0 pJ/B", validate_default=True, description="energy of moving one byte")
+    technology: Annotated[Any, _choice(*engine.TECHNOLOGIES)] = Field(
+        "", description="of the main memory, which area and cost need; none: there is no memory beside the chip"
+    )
 
 
 class HostSpec(_Model):
@@ -194,6 +214,14 @@ class HostSpec(_Model):
     speed: Factor = Field(description="host cost of an operator relative to the reference host of the software profile")
     asynchronous: Flag = Field(description="the device runs behind the host (false on a CPU)")
     synchronise: Time = Field(description="one device-to-host synchronisation")
+
+
+class LinkSpec(_Model):
+    """From a device to others of its kind (NVLink, PCIe, ICI)."""
+
+    bandwidth: Bandwidth = Field(description="device to device, one direction, all links of the device together")
+    latency: Time = Field(description="latency of one message")
+    efficiency: Fraction = Field(1.0, description="achieved fraction of the bandwidth in collective operations")
 
 
 class LaunchSpec(_Model):
@@ -267,6 +295,7 @@ class HardwareSpec(_Model):
         description="levels of memory, innermost first; the last one is the main memory"
     )
     host: HostSpec = Field(description="what feeds the device")
+    link: LinkSpec | None = Field(None, description="to other devices of its kind; without it a device runs alone")
     launch: LaunchSpec = Field(description="gaps between kernels")
     power: PowerSpec = Field(description="power and energy")
     features: FeaturesSpec = Field(
@@ -279,6 +308,10 @@ class HardwareSpec(_Model):
         {},
         description="devices that differ a little, by name; each holds what differs, as a file that extends this one",
     )
+
+
+# Models inside a mapping or a list.
+_INNER = {"memory": LevelSpec, "subarrays": SubArraySpec, "residuals": ResidualSpec}
 
 
 def parse_hardware(document: Document) -> engine.Hardware:
@@ -303,7 +336,6 @@ def parse_hardware(document: Document) -> engine.Hardware:
         raise SpecError(problems)
     figures = {name: value for name, value in spec if name not in ("extends", "variants")}
     for name, target in (
-        ("matrix", engine.Matrix),
         ("vector", engine.Vector),
         ("host", engine.Host),
         ("launch", engine.Launch),
@@ -311,10 +343,21 @@ def parse_hardware(document: Document) -> engine.Hardware:
         ("features", engine.Features),
     ):
         figures[name] = target(**dict(figures[name]))
+    figures["matrix"] = _matrix(spec.matrix)
     figures["memory"] = tuple(engine.Level(name, **dict(level)) for name, level in spec.memory.items())
     figures["notes"] = tuple(spec.notes)
     figures["calibration"] = calibration
+    figures["link"] = engine.Link(**dict(spec.link)) if spec.link else None
     return engine.Hardware(**figures)
+
+
+def _matrix(spec: MatrixSpec) -> engine.Matrix:
+    """The engine of products; arrays that are all equal are one group."""
+    figures = dict(spec)
+    plain = {key: figures.pop(key) for key in _SYSTOLIC_SIZES}
+    groups = [dict(group) for group in spec.subarrays] or ([plain] if spec.organisation == "systolic" else [])
+    figures["subarrays"] = tuple(engine.SubArray(**group) for group in groups)
+    return engine.Matrix(**figures)
 
 
 def _calibration(document: Document, spec: HardwareSpec) -> engine.Calibration | None:
@@ -357,7 +400,11 @@ def _located(document: Document, error: Any) -> Problem:
         reason = error["ctx"]["error"]
         return document.problem(path, str(reason), getattr(reason, "hint", ""), path[-1:] == ("[key]",))
     if kind == "too_short":
-        return document.problem(path, "expected at least one entry, found an empty mapping")
+        empty = "list" if isinstance(error["input"], list) else "mapping"
+        return document.problem(path, f"expected at least one entry, found an empty {empty}")
+    if kind == "too_long":
+        most, count = error["ctx"]["max_length"], len(error["input"])
+        return document.problem(path, f"expected at most {most} entries, found {count}")
     wanted = "a list" if kind == "list_type" else "a mapping"
     return document.problem(path, f"expected {wanted}, found {shown(error['input'])}")
 
@@ -366,7 +413,10 @@ def _fields_at(path: tuple[Any, ...]) -> list[str]:
     """The keys allowed in the mapping at `path`."""
     model: Any = HardwareSpec
     if path:
-        model = LevelSpec if path[0] == "memory" else HardwareSpec.model_fields[path[0]].annotation
+        given = HardwareSpec.model_fields[path[0]].annotation
+        # Of a section that may be missing, the model is the first of the two.
+        outer = next(iter(get_args(given)), given)
+        model = next((_INNER[key] for key in reversed(path) if key in _INNER), outer)
     return list(model.model_fields)
 
 
@@ -375,9 +425,14 @@ def _rules(document: Document) -> Iterator[Problem]:
     data = document.data
     matrix = _mapping(data, "matrix")
     systolic = matrix.get("organisation") == "systolic"
-    if systolic:
+    plain = [key for key in _SYSTOLIC_SIZES if key in matrix]
+    if systolic and "subarrays" in matrix:
+        if plain:
+            message = f"'subarrays' stands in place of {', '.join(_SYSTOLIC_SIZES[:-1])} and {_SYSTOLIC_SIZES[-1]}"
+            yield document.problem(("matrix", "subarrays"), message, f"leave out {', '.join(plain)}", at_key=True)
+    elif systolic:
         for key in _SYSTOLIC_SIZES:
-            if key not in matrix:
+            if key not in plain:
                 yield document.problem(("matrix",), f"missing key '{key}' of a systolic organisation")
     elif matrix.get("organisation") in _ORGANISATIONS:
         for key in _SYSTOLIC_ONLY:
@@ -391,6 +446,11 @@ def _rules(document: Document) -> Iterator[Problem]:
     if ("link_latency" in host) != ("link_bandwidth" in host):
         key = "link_latency" if "link_bandwidth" in host else "link_bandwidth"
         yield document.problem(("host",), f"missing key '{key}' of the link")
+    memory = _mapping(data, "memory")
+    for name in list(memory)[:-1]:
+        if "technology" in _mapping(memory, name):
+            message = "'technology' is of the main memory, the last level"
+            yield document.problem(("memory", name, "technology"), message, at_key=True)
     known = dict.fromkeys(format_path(path) for path in document.marks if is_figure(document.data, path))
     for path in _mapping(data, "sources"):
         if path not in known:

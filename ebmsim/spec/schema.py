@@ -1,4 +1,4 @@
-"""The JSON schema of hardware files, for editors."""
+"""The JSON schemas of hardware and sweep files, for editors."""
 
 from __future__ import annotations
 
@@ -24,6 +24,13 @@ def hardware_schema() -> dict[str, Any]:
         "else": {"$ref": "#/$defs/Hardware"},
         "$defs": parts | changes,
     }
+
+
+def sweep_schema() -> dict[str, Any]:
+    """The JSON schema of sweep files, for editors."""
+    from ebmsim.spec.sweep import SweepSpec
+
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **SweepSpec.model_json_schema()}
 
 
 def _loosened(schema: Any) -> Any:

@@ -8,13 +8,16 @@ import yaml
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
-from ebmsim.hardware import Hardware
+from ebmsim.hardware import Hardware, SubArray
 from ebmsim.policy import EXECUTIONS, Policy
 from ebmsim.spec.library import load_hardware
 from ebmsim.spec.located import parse_document
 from ebmsim.spec.workload import Workload, parse_workload, settle
 
-DEVICES = tuple(load_hardware(name) for name in ("rtx5090", "ryzen9900x", "tpu_v6e"))
+TPU = load_hardware("tpu_v6e")
+# The same cells in unequal arrays.
+UNEQUAL = replace(TPU, matrix=replace(TPU.matrix, subarrays=(SubArray(256, 256, 3), SubArray(64, 128, 8))))
+DEVICES = (load_hardware("rtx5090"), load_hardware("ryzen9900x"), TPU, UNEQUAL)
 # No fp64: the TPU has none.
 DTYPES = ("fp32", "bf16")
 
@@ -186,7 +189,7 @@ def scaled(hardware: Hardware, what: str, factor: float) -> Hardware:
                 m,
                 peak={k: p * f for k, p in m.peak.items()},
                 clocks={k: c * (1.0 if fixed else f) for k, c in m.clocks.items()},
-                arrays=m.arrays * (f if fixed else 1.0),
+                subarrays=tuple(replace(g, arrays=g.arrays * f) for g in m.subarrays) if fixed else m.subarrays,
             ),
             vector=replace(v, peak={k: p * f for k, p in v.peak.items()}, special=v.special * f, random=v.random * f),
         )

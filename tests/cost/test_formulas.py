@@ -1,4 +1,4 @@
-"""The cost formulas against brute force: completion times, residency, systolic folds, tiles, reuse, liveness."""
+"""The cost formulas against brute force: completion times, residency, tiles, reuse, liveness."""
 
 import math
 from dataclasses import replace
@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from ebmsim.cost.machine import Machine, machine_of
 from ebmsim.cost.products import launch_seconds, way_seconds
 from ebmsim.cost.schedule import Stage, completion, first_pass, longest_chain, overlapped, steady_pass
-from ebmsim.cost.systolic import fold_cycles
 from ebmsim.cost.traffic import hit
 from ebmsim.cost.ways import Ways, ways_of
 from ebmsim.estimation import priced
@@ -162,29 +161,7 @@ def test_hit_is_a_fraction_that_falls_with_distance_and_grows_with_capacity(
     assert here == 0 or distance < evicted * capacity
 
 
-# --- systolic arrays and tiles --------------------------------------------------------------------------------------
-
-
-def walked_cycles(folds: int, streamed: int, rows: int, columns: int, double_buffered: bool) -> int:
-    """Every vector followed through the array: element r of vector v meets row r, column c at start + v + r + c."""
-    ready, free, end = rows, 0, 0
-    for _ in range(folds):
-        start = max(ready, free)
-        end = max(start + v + r + c + 1 for v in range(streamed) for r in range(rows) for c in range(columns))
-        if double_buffered:
-            # The other buffer fills from the moment this one is in use.
-            ready, free = start + rows, start + streamed
-        else:
-            ready = end + rows
-    return end
-
-
-@settings(max_examples=100)
-@given(st.integers(0, 4), st.integers(1, 12), st.integers(1, 6), st.integers(1, 6), st.booleans())
-def test_fold_cycles_are_those_of_a_walk(folds: int, streamed: int, rows: int, columns: int, buffered: bool) -> None:
-    assert fold_cycles(folds, streamed, rows, columns, buffered) == walked_cycles(
-        folds, streamed, rows, columns, buffered
-    )
+# --- tiles --------------------------------------------------------------------------------------------------------
 
 
 PRODUCTS = st.tuples(st.integers(1, 4), st.integers(1, 300), st.integers(1, 300), st.integers(1, 600))

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from ebmsim.errors import SpecError
-from ebmsim.hardware import Hardware
+from ebmsim.hardware import Hardware, SubArray
 from ebmsim.spec.extends import hardware_document
 from ebmsim.spec.hardware import parse_hardware
 from ebmsim.spec.library import files, names
@@ -116,7 +116,7 @@ def test_a_bandwidth_stands_on_a_line_of_its_own(name: str) -> None:
     lines = (FOLDER / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
     found = [line for line in lines if "bandwidth:" in line and re.match(" +bandwidth:", line)]
     assert found
-    assert all(re.fullmatch(r" {4,}bandwidth: [0-9.]+ [GT]B/s", line) for line in found)
+    assert all(re.fullmatch(r" {2,}bandwidth: [0-9.]+ [GT]B/s", line) for line in found)
 
 
 def test_figures_of_the_gpu() -> None:
@@ -136,13 +136,13 @@ def test_figures_of_the_cpu() -> None:
     assert [level.capacity / 2**20 for level in cpu.memory[:3]] == [0.5625, 12, 64]
     assert cpu.host.link_bandwidth == math.inf and cpu.host.link_latency == 0
     assert not cpu.host.asynchronous
-    assert cpu.matrix.arrays == 0
+    assert cpu.matrix.subarrays == () and cpu.matrix.cells == 0
 
 
 def test_figures_of_the_tpu() -> None:
     tpu = device("tpu_v6e")
-    multipliers = tpu.matrix.arrays * tpu.matrix.rows * tpu.matrix.columns
-    assert tpu.matrix.peak["bf16"] == pytest.approx(multipliers * 2 * tpu.clock, rel=1e-3)
+    assert tpu.matrix.subarrays == (SubArray(rows=256, columns=256, arrays=4),)
+    assert tpu.matrix.peak["bf16"] == pytest.approx(4 * 256 * 256 * 2 * tpu.clock, rel=1e-3)
     assert tpu.matrix.peak["fp32"] == tpu.matrix.peak["bf16"] / 6
     assert tpu.matrix.weights_double_buffered
 
@@ -161,6 +161,18 @@ def test_a_peak_may_have_a_clock_of_its_own() -> None:
     assert toy.matrix_clock("fp32") == toy.clock
 
 
+def test_unequal_arrays() -> None:
+    groups = "[{rows: 16, columns: 8, arrays: 2}, {rows: 4, columns: 4, arrays: 3}]"
+    text = changed("organisation: tiles", f"organisation: systolic\n  subarrays: {groups}").replace(
+        "  units: vendor, datasheet", "  matrix.subarrays[1].rows: vendor, datasheet"
+    )
+    toy = parsed(text)
+    assert toy.matrix.subarrays == (SubArray(16, 8, 2), SubArray(4, 4, 3))
+    assert toy.matrix.cells == 2 * 16 * 8 + 3 * 4 * 4
+    assert toy.matrix.peak["fp32"] == 2e12
+    assert toy.sources["matrix.subarrays[1].rows"] == ("vendor", "datasheet")
+
+
 def test_bandwidths_need_not_fall_outwards() -> None:
     assert parsed(changed("100 GB/s", "3 TB/s")).memory[-1].bandwidth == 3e12
 
@@ -177,6 +189,10 @@ def test_bandwidths_need_not_fall_outwards() -> None:
         ("bandwidth: 100 GB/s", "bandwidth: 100 GB/s\n    bandwith: 1 GB/s",
          "17:5: memory.dram.bandwith: unknown key 'bandwith'\n    did you mean 'bandwidth'?"),
         ("    bandwidth: 100 GB/s\n", "", "15:5: memory.dram: missing key 'bandwidth'"),
+        ("bandwidth: 100 GB/s", "bandwidth: 100 GB/s\n    technology: hmb",
+         "17:17: memory.dram.technology: expected hbm, gddr, lpddr or none, found 'hmb'\n    did you mean 'hbm'?"),
+        ("bandwidth: 1 TB/s", "bandwidth: 1 TB/s, technology: hbm",
+         "13:44: memory.l2.technology: 'technology' is of the main memory, the last level"),
         ("capacity: 1 GB\n", "capacity: 1 GB\n    efficiency: 1.2\n",
          "16:17: memory.dram.efficiency: expected a number above 0 and up to 1, found 1.2"),
         ("capacity: 1 GB\n", "capacity: 1 GB\n    efficiency: 0\n",
@@ -208,6 +224,28 @@ def test_bandwidths_need_not_fall_outwards() -> None:
          "9:3: matrix: missing key 'columns' of a systolic organisation"),
         ("organisation: tiles", "organisation: tiles\n  rows: 8",
          "10:3: matrix.rows: 'rows' is of a systolic organisation only"),
+        ("organisation: tiles", "organisation: tiles\n  subarrays: [{rows: 8, columns: 8, arrays: 1}]",
+         "10:3: matrix.subarrays: 'subarrays' is of a systolic organisation only"),
+        ("organisation: tiles",
+         "organisation: systolic\n  rows: 8\n  arrays: 1\n  subarrays: [{rows: 8, columns: 8, arrays: 1}]",
+         "12:3: matrix.subarrays: 'subarrays' stands in place of arrays, rows and columns\n"
+         "    leave out arrays, rows"),
+        ("organisation: tiles", "organisation: systolic\n  subarrays: [{rows: 8, columns: 0, arrays: 1}]",
+         "10:34: matrix.subarrays[0].columns: expected a whole number from 1 to 1e9, found 0"),
+        ("organisation: tiles",
+         "organisation: systolic\n  subarrays: [{rows: 8, columns: 8, arrays: 1}, {rows: 8, columns: 8}]",
+         "10:49: matrix.subarrays[1]: missing key 'arrays'"),
+        ("organisation: tiles", "organisation: systolic\n  subarrays: [{rows: 8, columns: 8, arrays: 1, colums: 8}]",
+         "10:48: matrix.subarrays[0].colums: unknown key 'colums'\n    did you mean 'columns'?"),
+        ("organisation: tiles", "organisation: systolic\n  subarrays: []",
+         "10:14: matrix.subarrays: expected at least one entry, found an empty list"),
+        ("organisation: tiles", "organisation: systolic\n  subarrays: {rows: 8, columns: 8, arrays: 1}",
+         "10:14: matrix.subarrays: expected a list, found a mapping"),
+        ("organisation: tiles", "organisation: systolic\n  subarrays: [8]",
+         "10:15: matrix.subarrays[0]: expected a mapping, found 8"),
+        ("organisation: tiles",
+         f"organisation: systolic\n  subarrays: [{', '.join(9 * ['{rows: 8, columns: 8, arrays: 1}'])}]",
+         "10:14: matrix.subarrays: expected at most 8 entries, found 9"),
         ("organisation: tiles", "organisation: tiles\n  clocks: {fp16: 1 GHz}",
          "10:12: matrix.clocks.fp16: no peak for 'fp16'"),
         ("peak: {fp32: 2 TFLOP/s, bf16: 4 TFLOP/s}", "peak: {bf61: 2 TFLOP/s}",
@@ -233,6 +271,8 @@ def test_bandwidths_need_not_fall_outwards() -> None:
          "21:10: sources.units: expected a mark and an origin such as 'vendor, datasheet', found 'vendor'"),
         ("units: vendor, datasheet", "units: 5",
          "21:10: sources.units: expected a mark and an origin such as 'vendor, datasheet', found 5"),
+        ("sources:", "calibration: {date: today, environment: {}, coefficients: {}, residual: []}\nsources:",
+         "20:63: calibration.residual: unknown key 'residual'\n    did you mean 'residuals'?"),
         ("units: vendor, datasheet", "units: vendor, datasheet\nextend: h100",
          "22:1: extend: unknown key 'extend'\n    did you mean 'extends'?"),
     ],
@@ -276,5 +316,5 @@ def test_schema_lets_an_extending_file_leave_out_what_is_required() -> None:
         assert '"required"' not in text
         waiting += [n for n in re.findall(r"#/\$defs/(\w+)", text) if n not in seen]
     # The parts of a device and of a calibration, and a variant, which has no name of its own.
-    assert len(seen) == 1 + 9 + 1
+    assert len(seen) == 1 + 11 + 1
     assert "name" not in schema["$defs"]["Variant"]["properties"]

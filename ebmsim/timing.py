@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from ebmsim.cost.compute import unit_share
+from ebmsim.cost.compute import beside_products, unit_share
 from ebmsim.cost.kernels import Kernels, host_costs, host_replay
 from ebmsim.cost.machine import Machine
-from ebmsim.cost.schedule import first_pass, overlapped, steady_pass
+from ebmsim.cost.products import group_seconds
+from ebmsim.cost.schedule import Groups, StagePlan, first_pass, overlapped, planned, steady_pass
 from ebmsim.cost.ways import Ways
 from ebmsim.graph.kernels import KernelTable
 from ebmsim.graph.rows import Rows
@@ -51,6 +52,21 @@ class Priced:
         shared = 1.0 if self.policy.fidelity == "roofline" else self.profile.sharing
         busy = np.minimum(self.costs.compute, self.device)
         return share * ((1.0 - shared) * self.device + shared * busy)
+
+    @cached_property
+    def groups(self) -> Groups | None:
+        """Every row with its product on one group of systolic arrays alone; None unless there are unequal groups.
+
+        The groups share what is not arrays: vector work, and the units that kernels without a product keep. The
+        roofline has no groups: its products take the peak of all of them.
+        """
+        rows, how = self.rows, (self.machine, self.profile, self.policy)
+        if len(self.machine.subarrays) < 2 or not len(rows.products) or self.policy.fidelity == "roofline":
+            return None
+        compute = beside_products(rows, group_seconds(rows.products, *how), *how)
+        vector = beside_products(rows, np.zeros(len(rows.products)), *how)
+        shared = np.where(rows.product >= 0, vector, self.unit_seconds)
+        return Groups(self.costs.combined(compute, self.costs.memory, self.profile.knee), shared)
 
     @property
     def replay(self) -> float:
@@ -93,6 +109,17 @@ class Timing:
         """Advance of the completion time over every launch; sums to the seconds."""
         return _advance(self.pass_, self.priced, self.host, self.device) * self.stretched
 
+    @cached_property
+    def plans(self) -> tuple[StagePlan, ...]:
+        """Where the branches of every stage ran, in seconds from the start of the pass; none in a single stream."""
+        if _streams(self.priced) == 1:
+            return ()
+        ends = np.concatenate([[0.0], np.cumsum(self.advance)])
+        return tuple(
+            plan.between(float(ends[plan.kernels[0]]), float(ends[plan.kernels[-1] + 1]))
+            for plan in planned(*_in_streams(self.pass_, self.priced))
+        )
+
 
 def time_pass(pass_: Pass, priced: Priced) -> Timing:
     """Time one pass: a steady step of a long run, or one that starts with an empty queue."""
@@ -127,12 +154,19 @@ def _host(pass_: Pass, priced: Priced) -> Any:
 
 
 def _device(pass_: Pass, priced: Priced) -> Any:
-    order, streams = pass_.order, _streams(priced)
-    if streams == 1:
-        return priced.device[order]
+    if _streams(priced) == 1:
+        return priced.device[pass_.order]
+    return overlapped(*_in_streams(pass_, priced))
+
+
+def _in_streams(pass_: Pass, priced: Priced) -> tuple[KernelTable, Any, Any, Any, int, Any, Groups | None]:
+    """What a pass in streams is planned from: the arguments of `planned`."""
+    order, groups = pass_.order, priced.groups
     event = priced.profile.host_cost.get("elementwise", 0.0) * priced.machine.host.speed
     levels = priced.costs.spread(order).traffic.seconds
-    return overlapped(pass_.table, priced.device[order], levels, priced.unit_seconds[order], streams, event)
+    if groups is not None:
+        groups = Groups(groups.seconds[:, order], groups.shared[order])
+    return pass_.table, priced.device[order], levels, priced.unit_seconds[order], _streams(priced), event, groups
 
 
 def _advance(pass_: Pass, priced: Priced, host: Any, device: Any) -> Any:

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from ebmsim.cost.assignment import assign, dealt, list_schedule
+from ebmsim.cost.stages import Run, Stage, ends_of, lengths_of, longest_chain, runs_of, stages
 from ebmsim.graph.kernels import PHASES, KernelTable
-
-
-class Stage(NamedTuple):
-    """A run of kernels of one phase, by branch: branches may wait for one another, but not for what comes after."""
-
-    phase: int
-    branches: tuple[Any, ...]
-    kernels: Any
 
 
 def completion(host: Any, device: Any) -> Any:
@@ -75,71 +70,162 @@ def synchronisations(table: KernelTable) -> Any:
     return np.flatnonzero(np.isin(table.ops, ("synchronise", "to_host", "host")))
 
 
-def stages(table: KernelTable) -> list[Stage]:
-    """Maximal runs of kernels of one phase in which several branches could run side by side.
+class Placement(NamedTuple):
+    """A branch in its stream, from the start of its first kernel to the end of its last one, in s.
 
-    A kernel outside any branch ends a run: it joins what came before.
+    group: of the systolic arrays, where its products have one to themselves.
     """
-    found: list[Stage] = []
-    start = 0
-    for index in range(1, len(table) + 1):
-        if (
-            index < len(table)
-            and table.phase[index] == table.phase[start]
-            and bool(table.branches[index]) == bool(table.branches[start])
-        ):
+
+    branch: str
+    stream: int
+    start: float
+    finish: float
+    group: int | None = None
+
+
+class StagePlan(NamedTuple):
+    """How the branches of a stage run: in which streams, and the seconds that the stage takes.
+
+    phase: name of the phase. kernels: launches of the stage.
+    """
+
+    phase: str
+    kernels: Any
+    seconds: float
+    placements: tuple[Placement, ...]
+
+    def between(self, start: float, end: float) -> StagePlan:
+        """The same plan stretched evenly over the time from `start` to `end`."""
+        last = max(placed.finish for placed in self.placements)
+        scale = (end - start) / last if last > 0 else 0.0
+        moved = [p._replace(start=start + scale * p.start, finish=start + scale * p.finish) for p in self.placements]
+        return self._replace(placements=tuple(moved))
+
+
+class Groups(NamedTuple):
+    """Unequal groups of systolic arrays: seconds of every kernel on each of them alone, along a leading axis.
+
+    shared: seconds that every kernel takes of the units that all groups share.
+    """
+
+    seconds: Any
+    shared: Any
+
+
+class _Way(NamedTuple):
+    """Streams to run branches in: seconds of every run in each of them, and the least that they take together.
+
+    groups: the group of arrays that each stream has to itself; none where all share the device.
+    """
+
+    streams: list[list[float]]
+    floor: float
+    groups: list[int | None]
+
+
+def planned(
+    table: KernelTable,
+    given: Any,
+    levels: Any,
+    units: Any,
+    streams: int,
+    event: Any,
+    groups: Groups | None = None,
+) -> tuple[StagePlan, ...]:
+    """How every stage with several branches runs in at most `streams` streams.
+
+    A stage takes, over s = 1 … streams, the least of: the time until its last kernel ends when branches are assigned to
+    s streams and kernels issued in order wait for one another, but at least the longest chain, the seconds of all units
+    its kernels keep to themselves and the time each memory level needs for all their bytes, plus two events per further
+    stream. given: seconds of every kernel alone. levels: those of each memory level. units: those of all units that it
+    keeps from other streams. With groups of arrays, s of them with a stream each are tried as well.
+    """
+    found = []
+    for stage in stages(table):
+        mine = stage.kernels
+        if len(stage.branches) < 2 or not table.branches[mine[0]]:
             continue
-        span = np.arange(start, index)
-        groups: dict[str, list[int]] = {}
-        for k in span:
-            groups.setdefault(table.branches[k], []).append(int(k))
-        found.append(Stage(int(table.phase[start]), tuple(np.array(g) for g in groups.values()), span))
-        start = index
-    return found
+        runs = runs_of(table, stage)
+        moved = max(level[mine].sum() for level in levels)
+        alone = [lengths_of(runs, given)] * len(stage.branches)
+        floor = max(longest_chain(table, stage, given), moved, units[mine].sum())
+        ways = [_Way(alone, floor, [None] * len(alone))]
+        if groups is not None:
+            lengths = [lengths_of(runs, seconds) for seconds in groups.seconds]
+            fastest = sorted(range(len(lengths)), key=lambda group: sum(lengths[group]))
+            ways.append(_Way([lengths[group] for group in fastest], max(moved, groups.shared[mine].sum()), [*fastest]))
+        found.append(_best(table, stage, runs, ways, float(given[mine].sum()), streams, event))
+    return tuple(found)
 
 
-def longest_chain(table: KernelTable, stage: Stage, seconds: Any) -> float:
-    """Seconds of the longest chain of kernels in a stage: each waits for the one before in its branch, and for the
-    kernels of other branches whose results it reads.
+def _best(
+    table: KernelTable,
+    stage: Stage,
+    runs: Sequence[Run],
+    ways: Sequence[_Way],
+    serial: float,
+    streams: int,
+    event: Any,
+) -> StagePlan:
+    count = len(stage.branches)
+    best, taken, chosen = serial, ways[0], (0,) * count
+    for s in range(2, min(streams, count) + 1):
+        events = 2.0 * event * (s - 1)
+        for way in ways:
+            if s > len(way.streams) or best <= way.floor + events:
+                continue
+            for stream in _assignments(runs, way.streams[:s], way.floor):
+                seconds = max(way.floor, *ends_of(runs, way.streams, stream)) + events
+                if seconds < best:
+                    best, taken, chosen = seconds, way, stream
+    return StagePlan(PHASES[stage.phase], stage.kernels, best, _placements(table, runs, taken, chosen))
+
+
+def _assignments(runs: Sequence[Run], seconds: Sequence[Sequence[float]], floor: float) -> Iterator[tuple[int, ...]]:
+    """Streams of the branches: the best if none waits for another, in order of issue, and as their first kernels wait.
+
+    In order of issue each takes the stream where it ends first: best where the last kernel of every branch adds to what
+    the branch before left.
     """
-    first = int(stage.kernels[0])
-    awaited: dict[int, list[int]] = {}
-    for kernel, source in table.awaited:
-        if source >= first:
-            awaited.setdefault(int(kernel), []).append(int(source))
-    done: dict[int, float] = {}
-    at: dict[str, float] = {}
-    for k in map(int, stage.kernels):
-        begin = max([at.get(table.branches[k], 0.0), *[done[source] for source in awaited.get(k, ())]])
-        done[k] = at[table.branches[k]] = begin + float(seconds[k])
-    return max(at.values())
+    of = [run.branch for run in runs]
+    durations = np.stack([np.bincount(of, weights=mine) for mine in seconds], axis=1)
+    yield assign(durations, floor).machine
+    if not any(run.waits for run in runs):
+        return
+    yield dealt(durations).machine
+    first = {run.branch: run for run in reversed(runs)}
+    waits = [(branch, runs[source].branch) for branch, run in first.items() for source in run.waits]
+    if waits:
+        yield list_schedule(durations, waits).machine
 
 
-def overlapped(table: KernelTable, given: Any, levels: Any, units: Any, streams: int, event: Any) -> Any:
-    """Device seconds per kernel when the branches of a stage run in at most `streams` streams.
+def _placements(table: KernelTable, runs: Sequence[Run], way: _Way, stream: Sequence[int]) -> tuple[Placement, ...]:
+    found: dict[int, Placement] = {}
+    for index, (run, end) in enumerate(zip(runs, ends_of(runs, way.streams, stream), strict=True)):
+        mine = stream[run.branch]
+        start = end - way.streams[mine][index]
+        first = Placement(table.branches[run.kernels.start], mine, start, end, way.groups[mine])
+        found[run.branch] = found.get(run.branch, first)._replace(finish=end)
+    return tuple(found.values())
 
-    A stage with several branches takes, over s = 1 … streams, the least of: the longest of s streams (branches dealt
-    longest first), but at least the longest chain of kernels that wait for one another, the seconds of all units its
-    kernels keep to themselves and the time each memory level needs for all their bytes, plus two events per further
-    stream. Its kernels are scaled down to that time. Never more than one stream takes. given: seconds of every kernel
-    alone. levels: those of each memory level. units: those of all units that it keeps from other streams.
+
+def overlapped(
+    table: KernelTable,
+    given: Any,
+    levels: Any,
+    units: Any,
+    streams: int,
+    event: Any,
+    groups: Groups | None = None,
+) -> Any:
+    """Device seconds per kernel when branches run in at most `streams` streams, as `planned` has them.
+
+    The kernels of a stage are scaled down to its time, which is never more than one stream takes.
     """
     seconds = np.array(given)
-    for stage in stages(table):
-        if len(stage.branches) < 2 or not table.branches[stage.kernels[0]]:
-            continue
-        serial = seconds[stage.kernels].sum()
-        floor = max(units[stage.kernels].sum(), longest_chain(table, stage, seconds))
-        for level in levels:
-            floor = max(floor, level[stage.kernels].sum())
-        lengths = sorted((seconds[branch].sum() for branch in stage.branches), reverse=True)
-        best = serial
-        for count in range(2, min(streams, len(lengths)) + 1):
-            loads = [0.0] * count
-            for length in lengths:
-                loads[loads.index(min(loads))] += length
-            best = min(best, max(max(loads), floor) + 2.0 * event * (count - 1))
-        seconds[stage.kernels] *= best / serial if serial > 0 else 1.0
+    for plan in planned(table, given, levels, units, streams, event, groups):
+        serial = seconds[plan.kernels].sum()
+        seconds[plan.kernels] *= plan.seconds / serial if serial > 0 else 1.0
     return seconds
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,10 +16,11 @@ from ebmsim.units import format_quantity
 
 if TYPE_CHECKING:
     from ebmsim.estimation import Estimate
+    from ebmsim.hardware import SubArray
 
 
 def print_kernels(e: Estimate) -> None:
-    """Print every kernel of the steady step, in order."""
+    """Print every kernel of the steady step, in order, and where components ran if there is more than one stream."""
     from ebmsim.report.table import console, plain_table, seconds, share
 
     table = plain_table("kernel", "phase", "operator", "FLOPs", "bytes", "time", "of step", "bound by")
@@ -36,7 +39,41 @@ def print_kernels(e: Estimate) -> None:
         )
     out = console(width=160)
     out.print(table)
+    if e.policy.streams > 1:
+        out.print(_streams(e), highlight=False)
     out.print("name a kernel to see its time derived", highlight=False)
+
+
+def _streams(e: Estimate) -> Any:
+    """The branches of every stage by stream, in order, with start and end in the step."""
+    from ebmsim.report.table import plain_table, seconds
+
+    if not e.timing.plans:
+        return f"no two components of {e.workload.name} run side by side on {e.hardware.name}"
+    groups = e.timing.priced.machine.subarrays
+    columns = ("stage", "stream", *(("arrays",) if len(groups) > 1 else ()), "components", "from", "to")
+    table = plain_table(*columns)
+    table.columns[-3].justify = "left"
+    for plan in e.timing.plans:
+        for stream in sorted({placed.stream for placed in plan.placements}):
+            mine = sorted((p for p in plan.placements if p.stream == stream), key=lambda p: p.start)
+            end = max(placed.finish for placed in mine)
+            where = [_arrays(groups, mine[0].group)] if len(groups) > 1 else []
+            names = _together(placed.branch for placed in mine)
+            table.add_row(plan.phase, str(stream), *where, names, seconds(mine[0].start), seconds(end))
+    return table
+
+
+def _arrays(groups: Sequence[SubArray], group: int | None) -> str:
+    if group is None:
+        return "all"
+    return f"{groups[group].arrays:g} of {groups[group].rows:g} × {groups[group].columns:g}"
+
+
+def _together(branches: Iterable[str]) -> str:
+    """Branches with neighbours of one component written together: `main[0, 2]`."""
+    runs = groupby((branch.rstrip("]").split("[") for branch in branches), key=lambda parts: parts[0])
+    return ", ".join(f"{name}[{', '.join(index for _, index in run)}]" for name, run in runs)
 
 
 def explain_kernel(e: Estimate, name: str) -> str:

@@ -7,13 +7,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ebmsim.calibration.validation import Validation, validate
     from ebmsim.capture import capture
+    from ebmsim.cost.systolic import systolic_cycles
     from ebmsim.errors import EbmsimError, Problem, SpecError
     from ebmsim.estimation import Estimate, estimate
     from ebmsim.hardware import Hardware
     from ebmsim.policy import Policy
+    from ebmsim.scaled import Scaled
+    from ebmsim.scaling import scale
     from ebmsim.spec.library import load_hardware, load_workload
     from ebmsim.spec.workload import Workload
     from ebmsim.sweep import sweep
+    from ebmsim.sweep.sensitivity import sensitivity
 
 _HOMES = {
     "EbmsimError": "ebmsim.errors",
@@ -21,6 +25,7 @@ _HOMES = {
     "Hardware": "ebmsim.hardware",
     "Policy": "ebmsim.policy",
     "Problem": "ebmsim.errors",
+    "Scaled": "ebmsim.scaled",
     "SpecError": "ebmsim.errors",
     "Validation": "ebmsim.calibration.validation",
     "Workload": "ebmsim.spec.workload",
@@ -28,6 +33,9 @@ _HOMES = {
     "estimate": "ebmsim.estimation",
     "load_hardware": "ebmsim.spec.library",
     "load_workload": "ebmsim.spec.library",
+    "systolic_cycles": "ebmsim.cost.systolic",
+    "sensitivity": "ebmsim.sweep.sensitivity",
+    "scale": "ebmsim.scaling",
     "sweep": "ebmsim.sweep",
     "validate": "ebmsim.calibration.validation",
 }
@@ -38,6 +46,7 @@ __all__ = [
     "Hardware",
     "Policy",
     "Problem",
+    "Scaled",
     "SpecError",
     "Validation",
     "Workload",
@@ -45,7 +54,10 @@ __all__ = [
     "estimate",
     "load_hardware",
     "load_workload",
+    "scale",
+    "sensitivity",
     "sweep",
+    "systolic_cycles",
     "validate",
 ]
 

@@ -85,3 +85,4 @@ class Sweep:
     keep: Keep
     format: str
     chunk: int
+    minimize: tuple[str, ...] = ()  # what a search makes least

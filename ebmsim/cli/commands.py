@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
@@ -129,25 +129,49 @@ class _Several(click.Command):
 @click.command(cls=_Several)
 @click.argument("workloads", nargs=-1, required=True)
 @click.option("--hw", "hardware", multiple=True, required=True, metavar="HW...", help="Devices, one or more.")
+@click.option("--why", is_flag=True, help="The speed-up of every device over the first, by groups of figures.")
+@click.option("--of", metavar="FIGURE", help="The time or energy that --why is about; t_inf if not given.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per pair, in a list.")
 @_workload_options
 @_policy_options
 def compare(
     workloads: tuple[str, ...],
     hardware: tuple[str, ...],
+    why: bool,
+    of: str | None,
     as_json: bool,
     preset: str,
     settings: tuple[str, ...],
     **policy: Any,
 ) -> None:
     """A table of WORKLOADS on devices."""
-    found = [_estimate(w, h, preset, settings, policy) for w in workloads for h in hardware]
+    if (of is not None and not why) or (why and len(hardware) < 2):
+        raise click.UsageError("expected --why with --of" if not why else "expected two devices or more with --why")
+    rows = [[_estimate(w, h, preset, settings, policy) for h in hardware] for w in workloads]
+    found = [e for row in rows for e in row]
+    reasons = _reasons(rows, of or "t_inf") if why else {}
     if as_json:
-        click.echo(json.dumps([e.to_dict() for e in found], indent=1, allow_nan=False))
+        added = [{"speedup": reasons[i].to_dict()} if i in reasons else {} for i in range(len(found))]
+        objects = [e.to_dict() | more for e, more in zip(found, added, strict=True)]
+        click.echo(json.dumps(objects, indent=1, allow_nan=False))
         return
     from ebmsim.report.table import print_comparison
 
     print_comparison(found)
+    for reason in reasons.values():
+        from ebmsim.report.decomposition import print_decomposition
+
+        print_decomposition(reason)
+
+
+def _reasons(rows: Sequence[Sequence[Any]], of: str) -> dict[int, Any]:
+    """The speed-ups of the estimates of every row over its first one, by their number among all."""
+    from ebmsim.sweep.decomposition import decomposition
+
+    width = len(rows[0])
+    return {
+        i * width + j: decomposition(row[0], e, of) for i, row in enumerate(rows) for j, e in enumerate(row) if j > 0
+    }
 
 
 class _Fraction(click.FloatRange):
@@ -356,24 +380,44 @@ def capture(where: str, output: Path, name: str, steps: int, chains: int | None)
 @click.command()
 @click.argument("files", nargs=-1, required=True, metavar="FILE...")
 def check(files: tuple[str, ...]) -> None:
-    """All mistakes of workload and hardware files at once."""
-    from ebmsim.graph.check import check_file
-
-    problems = [problem for file in files for problem in check_file(file)]
+    """All mistakes of workload, hardware and sweep files at once."""
+    problems = [problem for file in files for problem in _problems(file)]
     if problems:
         raise SpecError(problems)
     for file in files:
         click.echo(f"{file}: no problems")
 
 
+def _problems(file: str) -> list[Problem]:
+    """Problems of a file of any kind; one with axes is a sweep."""
+    from ebmsim.graph.check import check_file
+    from ebmsim.spec.located import load_document
+
+    try:
+        document = load_document(file)
+        if "axes" in (document.data if isinstance(document.data, dict) else {}):
+            from ebmsim.spec.sweep import parse_sweep
+            from ebmsim.sweep.check import check_sweep
+
+            check_sweep(parse_sweep(document))
+            return []
+    except SpecError as error:
+        return [*error.problems]
+    return check_file(file)
+
+
 @click.command()
-@click.argument("what", type=click.Choice(["workload", "hardware"]))
+@click.argument("what", type=click.Choice(["workload", "hardware", "sweep"]))
 def schema(what: str) -> None:
-    """JSON Schema of workload or hardware files, for editors."""
+    """JSON Schema of workload, hardware or sweep files, for editors."""
     if what == "hardware":
         from ebmsim.spec.schema import hardware_schema
 
         click.echo(json.dumps(hardware_schema(), indent=1))
+    elif what == "sweep":
+        from ebmsim.spec.schema import sweep_schema
+
+        click.echo(json.dumps(sweep_schema(), indent=1))
     else:
         from ebmsim.graph.schema import workload_schema
 

@@ -17,7 +17,9 @@ from ebmsim.errors import EbmsimError, suggest
 COMMANDS = {
     "estimate": "T_samp, T_inf and T_train of a workload on a device, and why",
     "explain": "every kernel of a step, or one kernel's time derived with its numbers",
-    "compare": "a table of workloads × devices",
+    "compare": "a table of workloads × devices, and why one is faster",
+    "sensitivity": "what every figure of a device does to a time, and what to improve next",
+    "scale": "several devices: speed-up and efficiency by number of devices",
     "paper": "what the characterisation paper publishes, beside what is computed here",
     "sweep": "every design of a space, a million a second: tables of figures",
     "validate": "how far predicted kernel times are from measured ones",
@@ -25,12 +27,17 @@ COMMANDS = {
     "list": "workloads, hardware or operators",
     "calibrate": "measure a device and fit the model to it: a hardware file",
     "capture": "a workload file from a torch module",
-    "check": "all mistakes of workload and hardware files at once",
-    "schema": "JSON Schema of workload and hardware files, for editors",
+    "check": "all mistakes of workload, hardware and sweep files at once",
+    "schema": "JSON Schema of workload, hardware and sweep files, for editors",
 }
 
 
-_HOMES = {"sweep": "ebmsim.cli.sweep", "calibrate": "ebmsim.cli.calibration"}
+_HOMES = {
+    "sweep": "ebmsim.cli.sweep",
+    "sensitivity": "ebmsim.cli.explore",
+    "scale": "ebmsim.cli.scale",
+    "calibrate": "ebmsim.cli.calibration",
+}
 
 
 class _Lazy(click.Group):

@@ -42,8 +42,9 @@ def sweep(
         found = plan(given)
         seconds, size = format_quantity(found.seconds, "time"), format_quantity(found.bytes, "bytes")
         click.echo(
-            f"{given.name}: {found.points:,} points in {found.chunks:,} chunks, {found.cells:,} of them with inputs of "
-            f"their own\nabout {seconds} with one worker, {size} of {given.format} files"
+            f"{given.name}: {found.points:,} points, {found.cells:,} settings of workload, device and policy times "
+            f"{found.points // found.cells:,} designs\n"
+            f"{found.chunks:,} chunks, about {seconds} with one worker, {size} of {given.format} files"
         )
         return
     if output is None:

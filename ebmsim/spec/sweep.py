@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema
 
 from ebmsim.design import Axis, Derived, Keep, Sampling, Sweep
 from ebmsim.errors import Problem, SpecError, suggest
@@ -23,6 +23,18 @@ _MOST_POINTS_OF_AN_AXIS = 10_000_000
 
 class _Model(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+
+def _listed(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+Names = Annotated[
+    list[str],
+    BeforeValidator(_listed),
+    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}),
+]
+"""One name, or a list of them."""
 
 
 class AxisSpec(_Model):
@@ -80,6 +92,7 @@ class SweepSpec(_Model):
     outputs: list[str] = Field(
         ["t_samp", "t_inf", "step_joules", "mean_power_watts"], description="figures of an estimate", min_length=1
     )
+    minimize: Names = Field([], description="what `ebmsim search` makes least; several figures give a front")
     keep: Literal["all", "summary"] | KeepSpec = Field("all", description="all, summary, pareto or top")
     format: Literal["csv", "parquet"] = Field("csv", description="of the files of results")
     chunk: int = Field(100_000, description="points of one file at most", ge=1, le=10**7)
@@ -92,7 +105,7 @@ def parse_sweep(document: Document) -> Sweep:
     except ValidationError as error:
         raise SpecError(located(document, error, SweepSpec)) from None
     problems: list[Problem] = []
-    axes = [_axis(document, name, axis, spec.sampling is not None, problems) for name, axis in spec.axes.items()]
+    axes = [_axis(document, name, axis, spec, problems) for name, axis in spec.axes.items()]
     derived = [_derived(document, name, given, problems) for name, given in spec.derived.items()]
     problems += _names(document, spec)
     policy = Policy()
@@ -123,6 +136,7 @@ def parse_sweep(document: Document) -> Sweep:
         keep=_keep(spec.keep),
         format=spec.format,
         chunk=spec.chunk,
+        minimize=tuple(dict.fromkeys(spec.minimize)),
     )
 
 
@@ -140,9 +154,10 @@ def _keep(given: str | KeepSpec) -> Keep:
     return Keep("top", (given.by,), given.top or 0)
 
 
-def _axis(document: Document, name: str, spec: AxisSpec, sampled: bool, problems: list[Problem]) -> Axis | None:
-    at = ("axes", name)
-    found = [*_kind(document, at, spec), *_range(document, at, spec, sampled)]
+def _axis(document: Document, name: str, spec: AxisSpec, whole_file: SweepSpec, problems: list[Problem]) -> Axis | None:
+    at, sampled = ("axes", name), whole_file.sampling is not None
+    free = sampled or (spec.points is None and bool(whole_file.minimize))
+    found = [*_kind(document, at, spec), *_range(document, at, spec, free)]
     if not found:
         figure = spec.field.removeprefix("hardware.") if spec.field.startswith("hardware.") else ""
         whole = bool(figure) and is_whole(figure)
@@ -165,7 +180,7 @@ def _axis(document: Document, name: str, spec: AxisSpec, sampled: bool, problems
         else:
             low, high = read(spec.start, "from"), read(spec.to, "to")
             found += _ends(document, at, spec, low, high) if not found else []
-            values = () if found or sampled else _spaced(low, high, spec.points or 0, spec.scale == "log", whole)
+            values = () if found or free else _spaced(low, high, spec.points or 0, spec.scale == "log", whole)
             ends = (low, high)
         if not found:
             if len(set(map(repr, values))) < len(values):
@@ -194,8 +209,8 @@ def _kind(document: Document, at: tuple[str, ...], spec: AxisSpec) -> Iterator[P
         yield document.problem((*at, "field"), f"unknown field '{spec.field}'", "did you mean 'preset'?")
 
 
-def _range(document: Document, at: tuple[str, ...], spec: AxisSpec, sampled: bool) -> Iterator[Problem]:
-    """Problems of the form of values or range."""
+def _range(document: Document, at: tuple[str, ...], spec: AxisSpec, free: bool) -> Iterator[Problem]:
+    """Problems of the form of values or range. free: a range needs no points."""
     given = [key for key, value in (("from", spec.start), ("to", spec.to)) if value is not None]
     if spec.values is not None:
         if not spec.values:
@@ -206,7 +221,7 @@ def _range(document: Document, at: tuple[str, ...], spec: AxisSpec, sampled: boo
     for key in ("from", "to"):
         if key not in given:
             yield document.problem(at, f"missing key '{key}' of a range", "or give a list of values")
-    if not sampled and spec.points is None:
+    if not free and spec.points is None:
         yield document.problem(at, "missing key 'points' of a range")
     number = spec.field.startswith("hardware.") or not spec.field
     if not number and len(given) == 2 and not all(isinstance(v, (int, float)) for v in (spec.start, spec.to)):
@@ -275,6 +290,10 @@ def _names(document: Document, spec: SweepSpec) -> Iterator[Problem]:
         for name in missing:
             hint = suggest(name, known) or "axes, derived quantities and outputs are known"
             yield document.problem(path, f"unknown name '{name}' in {text!r}", hint)
+    for name in spec.minimize:
+        if name not in known:
+            hint = suggest(name, known) or "axes, derived quantities and outputs are known"
+            yield document.problem(("minimize",), f"unknown figure '{name}'", hint)
     keep = spec.keep
     if isinstance(keep, KeepSpec):
         if (keep.pareto is None) == (keep.top is None):

@@ -11,24 +11,30 @@ from typing import Any
 import numpy as np
 
 from ebmsim.design import Axis, Sampling, Sweep
+from ebmsim.errors import SpecError
 
 # Points of a Latin hypercube, which has to be made as a whole.
 LARGEST_HYPERCUBE = 10_000_000
-_NOT_ARRAYS = ("launch.concurrent_kernels",)
+# Small cells of one chunk: each may need its workload lowered, which takes longer than many points.
+_CELLS = 16
+# Points of a quasi-random design that are evaluated at once: they share no axis, so each has arrays of its own.
+_AT_ONCE = 512
+_NOT_ARRAYS = ("launch.concurrent_kernels", "host.speed", "host.synchronise", "launch.replay")
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How a sweep is cut into chunks.
+    """How a sweep is cut: cells into blocks, which are evaluated at once, and those put together into chunks.
 
     outer: axes that no array can hold; each combination of their values is a cell. inner: the other axes. shape: points
-    of a cell along its axes. block: points of a chunk along them.
+    of a cell along its axes. block: points of a block along them. each: blocks of a chunk.
     """
 
     outer: tuple[Axis, ...]
     inner: tuple[Axis, ...]
     shape: tuple[int, ...]
     block: tuple[int, ...]
+    each: int
 
     @property
     def cells(self) -> int:
@@ -41,25 +47,29 @@ class Layout:
         return self.cells * math.prod(self.shape)
 
     @property
-    def blocks(self) -> tuple[int, ...]:
-        """Chunks of a cell along its axes."""
-        return tuple(-(-n // b) for n, b in zip(self.shape, self.block, strict=True))
-
-    @property
     def chunks(self) -> int:
         """Chunks of the whole sweep."""
-        return self.cells * math.prod(self.blocks)
+        return -(-self.cells * math.prod(self._cuts) // self.each)
 
-    def cell(self, chunk: int) -> Mapping[str, Any]:
-        """The values of the outer axes in a chunk, by name."""
-        at = _unravelled(chunk // math.prod(self.blocks), [len(axis.values) for axis in self.outer])
+    def blocks(self, chunk: int) -> range:
+        """The blocks of a chunk."""
+        return range(chunk * self.each, min((chunk + 1) * self.each, self.cells * math.prod(self._cuts)))
+
+    def cell(self, block: int) -> Mapping[str, Any]:
+        """The values of the outer axes in a block, by name."""
+        at = _unravelled(block // math.prod(self._cuts), [len(axis.values) for axis in self.outer])
         return {axis.name: axis.values[i] for axis, i in zip(self.outer, at, strict=True)}
 
-    def slices(self, chunk: int) -> tuple[slice, ...]:
-        """Where a chunk lies in its cell."""
-        at = _unravelled(chunk % math.prod(self.blocks), self.blocks)
+    def slices(self, block: int) -> tuple[slice, ...]:
+        """Where a block lies in its cell."""
+        at = _unravelled(block % math.prod(self._cuts), self._cuts)
         triples = zip(at, self.block, self.shape, strict=True)
         return tuple(slice(i * b, min(n, (i + 1) * b)) for i, b, n in triples)
+
+    @property
+    def _cuts(self) -> tuple[int, ...]:
+        """Blocks of a cell along its axes."""
+        return tuple(-(-n // b) for n, b in zip(self.shape, self.block, strict=True))
 
 
 def _unravelled(index: int, shape: Sequence[int]) -> list[int]:
@@ -72,17 +82,26 @@ def _unravelled(index: int, shape: Sequence[int]) -> list[int]:
 
 
 def layout(sweep: Sweep) -> Layout:
-    """The layout of a sweep: outer axes slowest, chunks that hold something of every other axis."""
-    outer = tuple(a for a in sweep.axes if not _is_inner(a))
-    inner = tuple(a for a in sweep.axes if _is_inner(a))
+    """The layout of a sweep: outer axes slowest, blocks that hold something of every other axis.
+
+    Raises SpecError for ranges without points, which only a search takes.
+    """
+    outer = tuple(a for a in sweep.axes if not is_inner(a))
+    inner = tuple(a for a in sweep.axes if is_inner(a))
+    if sweep.sampling is None and (endless := [a.name for a in inner if not a.values]):
+        message, hint = "missing key 'points' of a range in a sweep", "ebmsim search needs none"
+        raise SpecError(sweep.document.problem(("axes", name), message, hint) for name in endless)
     if sweep.sampling is not None:
         shape: tuple[int, ...] = (sweep.sampling.points,)
     else:
         shape = tuple(len(axis.values) for axis in inner)
-    return Layout(outer, inner, shape, _block(shape, sweep.chunk))
+    block = _block(shape, min(sweep.chunk, _AT_ONCE) if sweep.sampling else sweep.chunk)
+    most = _CELLS if block == shape else sweep.chunk if sweep.sampling else 1
+    return Layout(outer, inner, shape, block, max(1, min(most, sweep.chunk // math.prod(block))))
 
 
-def _is_inner(axis: Axis) -> bool:
+def is_inner(axis: Axis) -> bool:
+    """Whether one array evaluates all values of an axis."""
     return axis.numeric and axis.figure not in _NOT_ARRAYS
 
 
@@ -95,9 +114,9 @@ def _block(shape: tuple[int, ...], most: int) -> tuple[int, ...]:
     return tuple(block)
 
 
-def coordinates(sweep: Sweep, plan: Layout, chunk: int) -> dict[str, Any]:
-    """Values of the inner axes in a chunk, by name: arrays, each along an axis of its own, or all along one."""
-    cut = plan.slices(chunk)
+def coordinates(sweep: Sweep, plan: Layout, block: int) -> dict[str, Any]:
+    """Values of the inner axes in a block, by name: arrays, each along an axis of its own, or all along one."""
+    cut = plan.slices(block)
     if sweep.sampling is None:
         values = [np.array(axis.values, dtype=np.float64)[part] for axis, part in zip(plan.inner, cut, strict=True)]
         return dict(zip([axis.name for axis in plan.inner], np.ix_(*values) if values else (), strict=True))

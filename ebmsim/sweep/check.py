@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-import ast
 import math
 from collections.abc import Iterator
 from typing import Any
 
 from ebmsim.design import Axis, Sweep
 from ebmsim.errors import Problem, SpecError, suggest
+from ebmsim.hardware import Hardware
 from ebmsim.prepared import named_hardware
-from ebmsim.spec.expression import ExpressionError, evaluate, parsed
+from ebmsim.spec.expression import ExpressionError, evaluate
 from ebmsim.spec.library import load_workload
-from ebmsim.sweep.axes import LARGEST_HYPERCUBE, layout
-from ebmsim.sweep.figures import figures_of
-from ebmsim.sweep.outputs import OUTPUTS, is_output
+from ebmsim.sweep.axes import LARGEST_HYPERCUBE, is_inner
+from ebmsim.sweep.conditions import Part, parts
+from ebmsim.sweep.figures import figures_of, with_figures
+from ebmsim.sweep.outputs import OF_DEVICE, OUTPUTS, is_output, of_device
 
 
 def check_sweep(sweep: Sweep) -> None:
     """Raise SpecError with everything that is wrong with the inputs of a sweep. No workload is lowered."""
     problems = [*_outputs(sweep), *_inputs(sweep), *_contradictions(sweep)]
-    plan = layout(sweep)
+    texts = [axis.name for axis in sweep.axes if not axis.numeric and axis.name in sweep.minimize]
+    problems += [sweep.document.problem(("minimize",), f"expected numbers, '{name}' has others") for name in texts]
     if sweep.sampling is not None:
-        if not plan.inner:
+        if not any(map(is_inner, sweep.axes)):
             problems.append(sweep.document.problem(("sampling",), "no axis that could be sampled"))
         elif sweep.sampling.method == "latin-hypercube" and sweep.sampling.points > LARGEST_HYPERCUBE:
             message = f"a Latin hypercube has at most {LARGEST_HYPERCUBE:,} points"
@@ -52,11 +54,23 @@ def _inputs(sweep: Sweep) -> Iterator[Problem]:
         for at, figure in figures:
             if figure not in known:
                 yield sweep.document.problem(at, f"{device.name} has no figure '{figure}'", suggest(figure, known))
+        yield from _areas(sweep, device)
     for path, settings in _workloads(sweep):
         try:
             load_workload(settings["workload"], settings["preset"], settings["parameters"])
         except SpecError as error:
             yield from _placed(sweep, path, error)
+
+
+def _areas(sweep: Sweep, device: Hardware) -> Iterator[Problem]:
+    """Whether a device has the area and cost that are asked for, its first value taken of every text that varies."""
+    texts = {a.figure: a.values[0] for a in sweep.axes if a.figure and not a.numeric}
+    for i, name in enumerate(sweep.outputs):
+        try:
+            if name in OF_DEVICE and texts.keys() <= figures_of(device).keys():
+                of_device(with_figures(device, texts), [name])
+        except SpecError as error:
+            yield from _placed(sweep, ("outputs", i), error)
 
 
 def _named(sweep: Sweep, field: str) -> list[tuple[tuple[str | int, ...], Any]]:
@@ -88,22 +102,17 @@ def _placed(sweep: Sweep, path: tuple[str | int, ...], error: SpecError) -> Iter
         yield problem if problem.file and problem.line else sweep.document.problem(path, problem.message, problem.hint)
 
 
-_BOUNDS = (ast.Lt, ast.LtE, ast.Gt, ast.GtE)
-_MIRRORED: dict[type[ast.cmpop], type[ast.cmpop]] = {ast.Lt: ast.Gt, ast.LtE: ast.GtE, ast.Gt: ast.Lt, ast.GtE: ast.LtE}
-
-
 def _contradictions(sweep: Sweep) -> Iterator[Problem]:
     """Bounds of one name that no value meets: those of a range, and of conditions `name < number`."""
     low = {axis.name: (_least(axis), "its axis") for axis in sweep.axes if axis.numeric}
     high = {axis.name: (_most(axis), "its axis") for axis in sweep.axes if axis.numeric}
     for i, text in enumerate(sweep.constraints):
-        for name, kind, bound in _simple(text):
-            if kind in (ast.Lt, ast.LtE):
+        for name, bound, is_upper, strict in (found for part in parts(text) for found in _bounds(part)):
+            if is_upper:
                 high[name] = min(high.get(name, (math.inf, "")), (bound, f"'{text}'"))
             else:
                 low[name] = max(low.get(name, (-math.inf, "")), (bound, f"'{text}'"))
             (least, lower), (most, upper) = low.get(name, (-math.inf, "")), high.get(name, (math.inf, ""))
-            strict = kind in (ast.Lt, ast.Gt)
             if least > most or (least == most and strict):
                 message = f"no point can meet this: {lower} and {upper} leave '{name}' no value"
                 yield sweep.document.problem(("constraints", i), message)
@@ -118,26 +127,17 @@ def _most(axis: Axis) -> float:
     return axis.high if axis.high is not None else max(axis.values)
 
 
-def _simple(text: str) -> Iterator[tuple[str, type[ast.cmpop], float]]:
-    """Comparisons of a name with a number that a condition asks for."""
-    conditions = [parsed(text)]
-    while conditions:
-        node = conditions.pop()
-        if isinstance(node, ast.BoolOp) and isinstance(node.op, ast.And):
-            conditions += node.values
-        elif isinstance(node, ast.Compare):
-            sides = [node.left, *node.comparators]
-            for left, op, right in zip(sides, node.ops, sides[1:], strict=False):
-                if type(op) not in _BOUNDS:
-                    continue
-                for name, number, kind in ((left, right, type(op)), (right, left, _MIRRORED[type(op)])):
-                    value = _number(number)
-                    if isinstance(name, ast.Name) and value is not None:
-                        yield name.id, kind, value
+def _bounds(part: Part) -> Iterator[tuple[str, float, bool, bool]]:
+    """What a comparison of a name with a number asks for: name, number, whether that is an upper bound, strict."""
+    less, more = _number(part.less), _number(part.more)
+    if part.less.isidentifier() and more is not None:
+        yield part.less, more, True, part.strict
+    if part.more.isidentifier() and less is not None:
+        yield part.more, less, False, part.strict
 
 
-def _number(node: ast.expr) -> float | None:
+def _number(text: str) -> float | None:
     try:
-        return float(evaluate(ast.unparse(node), {}))
+        return float(evaluate(text, {}))
     except (ExpressionError, ValueError):
         return None

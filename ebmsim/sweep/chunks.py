@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,9 +20,9 @@ from ebmsim.prepared import named_hardware, named_lowered, named_profile
 from ebmsim.spec.array_expression import evaluate_arrays
 from ebmsim.spec.expression import free_names
 from ebmsim.sweep.axes import Layout, coordinates, layout
-from ebmsim.sweep.engine import evaluate
+from ebmsim.sweep.engine import evaluate, flat
 from ebmsim.sweep.figures import with_figures
-from ebmsim.sweep.outputs import are_shaped, column, of_estimate
+from ebmsim.sweep.outputs import are_shaped, column, of_device, of_estimate
 from ebmsim.sweep.pareto import front
 
 Columns = dict[str, Any]
@@ -38,8 +38,19 @@ class Cell:
     profile: Profile
 
 
-def cell_of(sweep: Sweep, values: Mapping[str, Any]) -> Cell:
-    """The inputs at some values of the outer axes. Raises SpecError where they do not fit together."""
+class Inputs(NamedTuple):
+    """What an estimate is given, by name; figures: those of the device that differ, by path."""
+
+    workload: str
+    hardware: str
+    preset: str
+    parameters: Mapping[str, Any]
+    policy: Policy
+    figures: Mapping[str, Any]
+
+
+def inputs_of(sweep: Sweep, values: Mapping[str, Any]) -> Inputs:
+    """The inputs at some values of the outer axes. Raises SpecError where a policy has no such setting."""
     names = {"workload": sweep.workload, "hardware": sweep.hardware, "preset": sweep.preset}
     parameters, how, figures = dict(sweep.parameters), dict[str, Any](), dict[str, Any]()
     for axis in sweep.axes:
@@ -55,10 +66,16 @@ def cell_of(sweep: Sweep, values: Mapping[str, Any]) -> Cell:
             how[rest] = value
         elif axis.figure:
             figures[axis.figure] = value
-    device = with_figures(named_hardware(names["hardware"]), figures)
-    policy = settled(replace(sweep.policy, **how), device)
+    return Inputs(**names, parameters=parameters, policy=replace(sweep.policy, **how), figures=figures)
+
+
+def cell_of(sweep: Sweep, values: Mapping[str, Any]) -> Cell:
+    """The cell at some values of the outer axes. Raises SpecError where its inputs do not fit together."""
+    given = inputs_of(sweep, values)
+    device = with_figures(named_hardware(given.hardware), given.figures)
+    policy = settled(given.policy, device)
     profile = calibrated(named_profile(policy.software), device, policy)
-    lowered = named_lowered(names["workload"], names["preset"], parameters, policy, profile)
+    lowered = named_lowered(given.workload, given.preset, given.parameters, policy, profile)
     return Cell(lowered, device, policy, profile)
 
 
@@ -83,35 +100,48 @@ class _Same:
 def evaluate_chunk(sweep: Sweep, chunk: int) -> Columns:
     """What is kept of a chunk, by column: axes, derived quantities, outputs. Raises SpecError."""
     plan = layout(sweep)
-    outer = plan.cell(chunk)
-    columns = points(sweep, plan, chunk, _cell(_Same(sweep), tuple(outer.items())))
-    return summary(columns) if sweep.keep.what == "summary" else kept(sweep, columns)
+    parts = []
+    for block in plan.blocks(chunk):
+        values = tuple(plan.cell(block).items())
+        parts.append(kept(sweep, points(sweep, plan, block, _cell(_Same(sweep), values))))
+    columns = kept(sweep, {name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
+    return summary(columns) if sweep.keep.what == "summary" else columns
 
 
-def points(sweep: Sweep, plan: Layout, chunk: int, cell: Cell) -> Columns:
-    """All points of a chunk, in the order of their axes, the last one fastest."""
-    outer, inner = plan.cell(chunk), coordinates(sweep, plan, chunk)
+def points(sweep: Sweep, plan: Layout, block: int, cell: Cell) -> Columns:
+    """All points of a block that meet the constraints, in the order of their axes, the last one fastest."""
+    outer, inner = plan.cell(block), coordinates(sweep, plan, block)
     shape = np.broadcast_shapes(*[np.shape(values) for values in inner.values()]) if inner else (1,)
     if sweep.sampling is not None:
-        cut = plan.slices(chunk)[0]
+        cut = plan.slices(block)[0]
         shape = (cut.stop - cut.start,)
+    names, _ = answers(sweep, cell, outer, inner, shape)
+    wanted = [axis.name for axis in sweep.axes] + [d.name for d in sweep.derived] + list(map(column, sweep.outputs))
+    meets = np.ones(shape, dtype=np.bool_)
+    for text in sweep.constraints:
+        meets &= np.asarray(evaluate_arrays(text, names), dtype=np.bool_)
+    return {name: np.broadcast_to(names[name], shape)[meets] for name in wanted}
+
+
+def answers(
+    sweep: Sweep, cell: Cell, outer: Mapping[str, Any], inner: Mapping[str, Any], shape: tuple[int, ...]
+) -> tuple[Columns, Columns]:
+    """Every name that has a value at some points of a cell, and the figures of the device there, by path.
+
+    outer: values of the axes that make the cell. inner: arrays of the others, which broadcast to `shape`. Raises
+    SpecError where a point is no device.
+    """
     names: dict[str, Any] = {**outer, **inner}
     before = [d for d in sweep.derived if free_names(d.expression) <= _known_before(sweep)]
     for derived in before:
         names[derived.name] = _derived(sweep, derived.name, derived.expression, names, bool(derived.figure))
-    figures = {axis.figure: np.asarray(inner[axis.name])[..., None] for axis in plan.inner if axis.figure}
-    figures |= {d.figure: np.asarray(names[d.name])[..., None] for d in before if d.figure}
-    found = _outputs(sweep, cell, figures, shape)
-    names |= found
+    figures = {axis.figure: np.asarray(inner[axis.name]) for axis in sweep.axes if axis.figure and axis.name in inner}
+    figures |= {d.figure: np.asarray(names[d.name]) for d in before if d.figure}
+    names |= _outputs(sweep, cell, {path: values[..., None] for path, values in figures.items()}, shape)
     for derived in sweep.derived:
         if derived not in before:
             names[derived.name] = _derived(sweep, derived.name, derived.expression, names, False)
-    wanted = [axis.name for axis in sweep.axes] + [d.name for d in sweep.derived]
-    columns = {name: names[name] for name in wanted} | found
-    meets = np.ones(shape, dtype=np.bool_)
-    for text in sweep.constraints:
-        meets &= np.asarray(evaluate_arrays(text, names), dtype=np.bool_)
-    return {name: np.broadcast_to(value, shape)[meets] for name, value in columns.items()}
+    return names, figures
 
 
 def _known_before(sweep: Sweep) -> frozenset[str]:
@@ -140,12 +170,13 @@ def _outputs(sweep: Sweep, cell: Cell, figures: Mapping[str, Any], shape: tuple[
         device = with_figures(cell.hardware, figures)
         _check_power(sweep, device)
         found = evaluate(cell.lowered, machine_of(device), cell.profile, cell.policy)
+        found |= {name: flat(value) for name, value in of_device(device, sweep.outputs).items()}
         absent = np.full(shape, np.nan)
         return {column(name): np.broadcast_to(found.get(name, absent), shape) for name in sweep.outputs}
-    flat = {path: np.broadcast_to(values[..., 0], shape).ravel() for path, values in figures.items()}
+    single = {path: np.broadcast_to(values[..., 0], shape).ravel() for path, values in figures.items()}
     rows = []
     for i in range(int(np.prod(shape))):
-        device = with_figures(cell.hardware, {path: float(values[i]) for path, values in flat.items()})
+        device = with_figures(cell.hardware, {path: float(values[i]) for path, values in single.items()})
         _check_power(sweep, device)
         rows.append(of_estimate(estimate_lowered(cell.lowered, device, cell.policy, cell.profile), sweep.outputs))
     return {column(name): np.array([row[name] for row in rows]).reshape(shape) for name in sweep.outputs}

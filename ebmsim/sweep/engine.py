@@ -22,7 +22,10 @@ from ebmsim.sweep.totals import bounds, totals
 
 
 def evaluate(lowered: Lowered, machine: Machine, profile: Profile, policy: Policy) -> dict[str, Any]:
-    """t_samp, t_samp_first, t_once, t_inf, t_inf_eq6, t_train (s) and step_joules over the axes of a machine.
+    """Figures of estimates over the axes of a machine, by the names they have in an Estimate.
+
+    t_samp, t_samp_first, t_once, t_inf, t_inf_eq6, t_train (s); step_joules, inference_joules, mean_power_watts;
+    inference_bytes, training_bytes, fits, training_fits. Those of training only where there is any.
 
     `machine` is that of a device whose figures are arrays (`figures.with_figures`). Results have the shape that all
     axes broadcast to. Raises EbmsimError for more than one stream.
@@ -40,14 +43,23 @@ def evaluate(lowered: Lowered, machine: Machine, profile: Profile, policy: Polic
     step, joules = timed[id(passes["step"])]
     first = np.maximum(timed[id(passes["first"])][0], step)
     once: Any = sum(timed[id(pass_)][0] * pass_.repeat * lowered.launches for pass_ in lowered.once)
+    t_inf = sampling.t_inf(once, first, step, steps)
+    static, capacity = flat(machine.power.static), flat(machine.levels[-1].capacity)
+    dynamic: Any = joules * steps + sum(timed[id(p)][1] * p.repeat * lowered.launches for p in lowered.once)
     found = {
         "t_samp": step,
         "t_samp_first": first,
         "t_once": once,
-        "t_inf": sampling.t_inf(once, first, step, steps),
+        "t_inf": t_inf,
         "t_inf_eq6": sampling.t_inf_eq6(timed[id(passes["one"])][0], chains, w.setting("steps")),
-        "step_joules": joules + machine.power.static * step,
+        "step_joules": joules + static * step,
+        "inference_joules": dynamic + static * t_inf,
+        "mean_power_watts": joules / step + static,
+        "inference_bytes": lowered.inference_bytes,
+        "fits": lowered.inference_bytes <= capacity,
     }
+    if lowered.training_bytes is not None:
+        found |= {"training_bytes": lowered.training_bytes, "training_fits": lowered.training_bytes <= capacity}
     if "iteration" in passes:
         iteration = timed[id(passes["iteration"])][0] + lowered.host_seconds(machine, policy)
         sample = timed[id(passes["sample"])][0]
@@ -97,7 +109,7 @@ def _time(
     sums = totals(costs, np.stack(columns, axis=1), [group for group in groups if group], profile.knee)
     joules = costs.joules @ np.stack([pass_.counts for pass_ in passes], axis=1)
     wait = 0.0 if policy.fidelity == "roofline" else machine.host.synchronise
-    limit = _flat(machine.power.limit - machine.power.static)
+    limit = flat(machine.power.limit - machine.power.static)
     found = []
     for index, (pass_, plan) in enumerate(zip(passes, plans, strict=True)):
         seconds: Any = 0.0
@@ -120,7 +132,7 @@ def _stretches(pass_: Pass) -> list[tuple[int, int]]:
     return [(start, stop) for start, stop in zip([0, *stops[:-1]], stops, strict=True) if stop > start]
 
 
-def _flat(value: Any) -> Any:
+def flat(value: Any) -> Any:
     """A figure of the machine without its kernel axis."""
     return value[..., 0] if np.ndim(value) else value
 

@@ -5,11 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from ebmsim.cost.area import area, cost
 from ebmsim.estimation import Estimate
 from ebmsim.graph.kernels import CATEGORIES
+from ebmsim.hardware import Hardware
 
-# What the engine gives for a whole grid at once.
+# Of the device alone, made at the node that `cost/area.py` takes by default.
+OF_DEVICE = ("area_mm2", "cost_dollars")
+# What a whole grid gives at once.
 SHAPED = (
+    *OF_DEVICE,
     "t_samp",
     "t_samp_first",
     "t_once",
@@ -65,6 +70,8 @@ def column(name: str) -> str:
 def of_estimate(found: Estimate, names: Iterable[str]) -> dict[str, Any]:
     """Figures of an estimate by name; NaN where it has none, such as the training time of a workload without any."""
     plain: Mapping[str, Any] = {**found.work, **found.size, **found.memory, **found.energy, **found.seconds}
+    names = tuple(names)
+    plain = {**plain, **of_device(found.hardware, names)}
     values: dict[str, Any] = {}
     for name in names:
         table, _, entry = name.partition(".")
@@ -77,6 +84,15 @@ def of_estimate(found: Estimate, names: Iterable[str]) -> dict[str, Any]:
     return values
 
 
+def of_device(hardware: Hardware, names: Iterable[str]) -> dict[str, Any]:
+    """The area (mm²) and the cost (dollars) of a device, of those asked for, shaped as its figures are.
+
+    Raises SpecError where the device has none.
+    """
+    costs = {"area_mm2": lambda: area(hardware).total_mm2, "cost_dollars": lambda: cost(hardware).total}
+    return {name: costs[name]() for name in names if name in costs}
+
+
 def are_shaped(names: Sequence[str]) -> bool:
-    """Whether the engine gives all of some figures for a grid at once."""
+    """Whether a grid gives all of some figures at once."""
     return set(names) <= set(SHAPED)

@@ -17,8 +17,8 @@ _FEW_PAIRS = 65_536
 def front(values: Any, maximise: Iterable[int] = ()) -> Any:
     """Rows of an n × d array that no other row dominates, as ascending indices.
 
-    A row dominates another if it is at most as large in every column and smaller in one; columns in `maximise` count the
-    other way round. Equal rows do not dominate each other: all of them are kept. A row with a NaN is never kept and
+    A row dominates another if it is at most as large in every column and smaller in one; columns in `maximise` count
+    the other way round. Equal rows do not dominate each other: all of them are kept. A row with a NaN is never kept and
     dominates nothing. Exact: figures are compared, never added. O(n log n) for d ≤ 2, O(n (log n)^(d-2)) beyond (Kung,
     Luccio and Preparata, Journal of the ACM 22(4), 1975). Raises SpecError for other shapes and unknown columns.
 

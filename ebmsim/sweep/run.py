@@ -31,7 +31,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Plan:
-    """What a sweep will take. seconds, bytes: from one chunk that was tried."""
+    """What a sweep will take. seconds, bytes: from a chunk in its middle that was tried."""
 
     points: int
     chunks: int
@@ -41,12 +41,12 @@ class Plan:
 
 
 def plan(sweep: Sweep) -> Plan:
-    """How many points, and about how long and how many bytes, from a first chunk. Raises SpecError."""
+    """How many points, and about how long and how many bytes, from a chunk that is tried. Raises SpecError."""
     check_sweep(sweep)
     whole = layout(sweep)
-    chunk_bytes(sweep, 0)  # with all that is done once: the second time is what every further chunk takes
+    chunk_bytes(sweep, 0)  # with all that is done once: the next one tells what a further chunk takes
     start = time.perf_counter()
-    size = len(chunk_bytes(sweep, 0))
+    size = len(chunk_bytes(sweep, whole.chunks // 2))
     seconds = time.perf_counter() - start
     return Plan(whole.points, whole.chunks, whole.cells, seconds * whole.chunks, size * whole.chunks)
 

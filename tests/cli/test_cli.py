@@ -313,7 +313,9 @@ def test_shipped_files_have_no_problems(capsys: Capture) -> None:
     assert lines == [f"{file}: no problems" for file in SHIPPED]
 
 
-@pytest.mark.parametrize(("kind", "folder"), [("workload", "workload_graphs"), ("hardware", "hardware")])
+@pytest.mark.parametrize(
+    ("kind", "folder"), [("workload", "workload_graphs"), ("hardware", "hardware"), ("sweep", "sweeps")]
+)
 def test_schema_in_docs_is_current_and_named_by_every_file(kind: str, folder: str, capsys: Capture) -> None:
     text = answer(capsys, "schema", kind)
     assert json.loads(text)["$schema"] == "https://json-schema.org/draft/2020-12/schema"

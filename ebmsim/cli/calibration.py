@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ebmsim.cli.commands import needs_torch
+from ebmsim.cli.validate import needs_torch
 from ebmsim.errors import EbmsimError, Problem, SpecError
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ import click
 
 from ebmsim.errors import EbmsimError, suggest
 
-# Name -> one line of help. The function of the same name stands in ebmsim.cli.commands.
+# Name -> one line of help.
 COMMANDS = {
     "estimate": "T_samp, T_inf and T_train of a workload on a device, and why",
     "explain": "every kernel of a step, or one kernel's time derived with its numbers",
@@ -31,8 +31,18 @@ COMMANDS = {
     "schema": "JSON Schema of workload, hardware and sweep files, for editors",
 }
 
-
+# Where the function of the same name stands.
 _HOMES = {
+    "estimate": "ebmsim.cli.estimate",
+    "explain": "ebmsim.cli.estimate",
+    "compare": "ebmsim.cli.estimate",
+    "paper": "ebmsim.cli.paper",
+    "validate": "ebmsim.cli.validate",
+    "show": "ebmsim.cli.files",
+    "list": "ebmsim.cli.files",
+    "capture": "ebmsim.cli.files",
+    "check": "ebmsim.cli.files",
+    "schema": "ebmsim.cli.files",
     "sweep": "ebmsim.cli.sweep",
     "sensitivity": "ebmsim.cli.explore",
     "scale": "ebmsim.cli.scale",
@@ -49,8 +59,7 @@ class _Lazy(click.Group):
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name not in COMMANDS:
             return None
-        home = _HOMES.get(name, "ebmsim.cli.commands")
-        command: click.Command = getattr(import_module(home), name.replace("-", "_"))
+        command: click.Command = getattr(import_module(_HOMES[name]), name)
         return command
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ebmsim.cli.commands import _estimate, _policy_options, _workload_options
+from ebmsim.cli.options import estimated, policy_options, several_words, workload_options
 from ebmsim.errors import Problem, SpecError
 
 if TYPE_CHECKING:
@@ -25,22 +25,7 @@ _PATIENCE = 2.0
 _LONGEST = 16
 
 
-class _ManyDevices(click.Command):
-    """A command whose --devices takes every word up to the next option."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        spread: list[str] = []
-        collecting = False
-        for word in args:
-            if word.startswith("-"):
-                collecting = word == "--devices"
-            elif collecting and spread[-1] != "--devices":
-                spread.append("--devices")
-            spread.append(word)
-        return super().parse_args(ctx, spread)
-
-
-@click.command(cls=_ManyDevices)
+@click.command(cls=several_words("--devices"))
 @click.argument("workload")
 @click.option("--hw", required=True, metavar="HARDWARE", help="Name or path of a device.")
 @click.option("--devices", multiple=True, metavar="N...", help="Numbers of devices; 1, 2, 4, ..., 1024 if not given.")
@@ -48,8 +33,8 @@ class _ManyDevices(click.Command):
 @click.option("--weak", is_flag=True, help="Every device has as many chains as one had, and as large a batch.")
 @click.option("--json", "as_json", is_flag=True, help="Every figure as one JSON object, SI units.")
 @click.option("-o", "--output", type=Path, metavar="PLOT.png", help="Draw speed-up against devices.")
-@_workload_options
-@_policy_options
+@workload_options
+@policy_options
 def scale(
     workload: str,
     hw: str,
@@ -69,7 +54,7 @@ def scale(
     _, _, base = _all(
         lambda: check(counts, split),
         lambda: _check_output(output),
-        lambda: _estimate(workload, hw, preset, settings, policy),
+        lambda: estimated(workload, hw, preset, settings, policy),
     )
     found = _scaled(workload, preset, base, counts, split, weak)
     if output is not None:

@@ -319,7 +319,7 @@ def _intervals(seconds: Mapping[str, float | None], step: Timing, profile: Profi
     """80 % intervals: an error common to the whole model, and independent ones of its kernels, which average out.
 
     With kernel times t_i and deviations σ_i of their logarithm (by category) the independent part is
-    √(Σ (σ_i t_i)²) / Σ t_i.
+    √(Σ (σ_i t_i)²) / Σ t_i. A profile without errors is a limit by definition, not a prediction: it has no intervals.
     """
     names = dtypes(profile, step.priced.machine, step.priced.policy)
     of = {"matmul": names.matmul, "convolution": names.convolution}
@@ -328,6 +328,8 @@ def _intervals(seconds: Mapping[str, float | None], step: Timing, profile: Profi
     each = deviation * step.advance
     independent = math.sqrt(float(each @ each)) / step.seconds if step.seconds else 0.0
     sigma = math.hypot(profile.common_error, independent)
+    if sigma == 0.0:
+        return {}
     low, high = math.exp(-_EIGHTY * sigma), math.exp(_EIGHTY * sigma)
     wanted = ("t_samp", "t_fwd", "t_bwd_in", "t_inf", "t_inf_eq6", "t_train", "t_train_eq7")
     return {name: (value * low, value * high) for name in wanted if (value := seconds[name]) is not None}

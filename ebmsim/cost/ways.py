@@ -170,8 +170,11 @@ def _tiled(
         "packed": np.where((rows > 1) & (columns > 1), packed, 0.0),
         "launches": 0.0,
         "split": (parts > 1).astype(np.float64),
-        # More parts than pairs of inner steps make no sense; tiles of one row or column are kernels for vectors.
-        "legal": ((parts == 1) | (k >= 2.0 * parts * step)) & ((rows > 1) | (m == 1)) & ((columns > 1) | (n == 1)),
+        # More parts than pairs of inner steps make no sense. Tiles of one row or column are kernels for vectors, in a
+        # profile that has others.
+        "legal": ((parts == 1) | (k >= 2.0 * parts * step))
+        & ((rows > 1) | (m == 1) | (rows.max() == 1))
+        & ((columns > 1) | (n == 1) | (columns.max() == 1)),
     }
     return [f"{r:g}×{c:g} tiles" + (f", inner axis in {s} parts" if s > 1 else "") for r, c, _, s in choices], figures
 

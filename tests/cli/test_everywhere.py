@@ -93,3 +93,12 @@ def test_every_precision_answers_where_the_device_has_it(workload: str) -> None:
             assert f"{device} has no peak for" in str(error), (device, dtype, math_mode)
             assert dtype not in hardware.matrix.peak or dtype == "tf32"
     assert answered >= len(DEVICES)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_limit_answers_and_claims_no_interval(device: str) -> None:
+    """The profile without any software, on tiles, vectors and systolic arrays."""
+    hardware = ebmsim.load_hardware(device)
+    policy = settled(ebmsim.Policy(dtype=widest(hardware), software="ideal"), hardware)
+    found = estimate_lowered(lowered("ccsp", "ideal", "batched", False, policy.dtype), hardware, policy)
+    assert is_a_time(dict(found.seconds)) and found.seconds_interval == {}

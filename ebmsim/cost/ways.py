@@ -160,6 +160,8 @@ def _tiled(
     inner = np.ceil(np.ceil(k / parts) / step) * step
     down, across = np.ceil(m / rows), np.ceil(n / columns)
     taken = (np.minimum(rows, m) * fetched + np.minimum(columns, n)) * (operand_bytes / profile.feed)
+    # A profile with no other tile: it pads nothing.
+    single = max(rows.max(), columns.max()) == 1
     figures = {
         "tiles": b * down * across * parts,
         "flops": 2.0 * rows * columns * inner / fraction,
@@ -170,11 +172,9 @@ def _tiled(
         "packed": np.where((rows > 1) & (columns > 1), packed, 0.0),
         "launches": 0.0,
         "split": (parts > 1).astype(np.float64),
-        # More parts than pairs of inner steps make no sense. Tiles of one row or column are kernels for vectors, in a
-        # profile that has others.
+        # More parts than pairs of inner steps make no sense; tiles of one row or column are kernels for vectors.
         "legal": ((parts == 1) | (k >= 2.0 * parts * step))
-        & ((rows > 1) | (m == 1) | (rows.max() == 1))
-        & ((columns > 1) | (n == 1) | (columns.max() == 1)),
+        & (single | (((rows > 1) | (m == 1)) & ((columns > 1) | (n == 1)))),
     }
     return [f"{r:g}×{c:g} tiles" + (f", inner axis in {s} parts" if s > 1 else "") for r, c, _, s in choices], figures
 

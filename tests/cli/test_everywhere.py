@@ -100,5 +100,6 @@ def test_a_limit_answers_and_claims_no_interval(device: str) -> None:
     """The profile without any software, on tiles, vectors and systolic arrays."""
     hardware = ebmsim.load_hardware(device)
     policy = settled(ebmsim.Policy(dtype=widest(hardware), software="ideal"), hardware)
-    found = estimate_lowered(lowered("ccsp", "ideal", "batched", False, policy.dtype), hardware, policy)
+    made = lowered("ccsp", "ideal", "batched", False, policy.dtype)
+    found = estimate_lowered(made, hardware, policy, load_profile("ideal"))
     assert is_a_time(dict(found.seconds)) and found.seconds_interval == {}

@@ -105,7 +105,7 @@ _REASONS = {
         side by side. Batches of 2048 answers in streams of their own would gain 1.25, as the next row has it.""",
     ("streams", "ccsp"): """
         Its step is bound by the host, which issues all streams in one thread and waits for the graph's copies and
-        masks. Where launches do not bind, the gain is 1.25 here and 1.6 in the qualitative task: the printed one lies
+        masks. Where launches do not bind, the gain is 1.24 here and 1.55 in the qualitative task: the printed one lies
         between.""",
 }
 

@@ -11,7 +11,7 @@ import numpy as np
 from ebmsim.cost.compute import beside_products, unit_share
 from ebmsim.cost.kernels import Kernels, host_costs, host_replay
 from ebmsim.cost.machine import Machine
-from ebmsim.cost.products import group_seconds
+from ebmsim.cost.products import Choice, choices, group_seconds
 from ebmsim.cost.schedule import Groups, StagePlan, first_pass, overlapped, planned, steady_pass
 from ebmsim.cost.ways import Ways
 from ebmsim.graph.kernels import KernelTable
@@ -67,6 +67,11 @@ class Priced:
         vector = beside_products(rows, np.zeros(len(rows.products)), *how)
         shared = np.where(rows.product >= 0, vector, self.unit_seconds)
         return Groups(self.costs.combined(compute, self.costs.memory, self.profile.knee), shared)
+
+    @cached_property
+    def choices(self) -> list[Choice]:
+        """How every product is best computed."""
+        return choices(self.rows.products, self.ways, self.machine, self.profile, self.policy)
 
     @property
     def replay(self) -> float:

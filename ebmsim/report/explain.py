@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ebmsim.cost.compute import vector_rate
-from ebmsim.cost.products import choices, dtypes, product_rate
+from ebmsim.cost.products import dtypes, product_rate
 from ebmsim.errors import Problem, SpecError, suggest
 from ebmsim.graph.kernels import CATEGORIES, PHASES
 from ebmsim.units import format_quantity
@@ -37,7 +37,7 @@ def print_kernels(e: Estimate) -> None:
             share(row["seconds"] / e.timing.seconds),
             row["bound"],
         )
-    out = console(width=160)
+    out = console()
     out.print(table)
     if e.policy.streams > 1:
         out.print(_streams(e), highlight=False)
@@ -84,7 +84,7 @@ def explain_kernel(e: Estimate, name: str) -> str:
             [Problem(f"no kernel '{name}' in a step of {e.workload.name}", hint=suggest(name, table.names))]
         )
     i = table.names.index(name)
-    return "\n".join([*_head(e, i), *_compute(e, i), *_memory(e, i), *_total(e, i), *_sources(e, i)])
+    return "\n".join([*_head(e, i), *compute_lines(e, i), *memory_lines(e, i), *total_lines(e, i), *_sources(e, i)])
 
 
 def _head(e: Estimate, i: int) -> list[str]:
@@ -113,7 +113,8 @@ def _s(value: Any) -> str:
     return format_quantity(float(value), "time")
 
 
-def _compute(e: Estimate, i: int) -> list[str]:
+def compute_lines(e: Estimate, i: int) -> list[str]:
+    """How a kernel computes, and its seconds."""
     p = e.timing.priced
     machine, row = p.machine, e.timing.pass_.order[i]
     lines = []
@@ -123,7 +124,7 @@ def _compute(e: Estimate, i: int) -> list[str]:
         names = dtypes(e.profile, machine, e.policy)
         dtype = names.convolution if p.rows.products.convolution[product] else names.matmul
         rate = float(product_rate(p.rows.products, machine, names)[product])
-        choice = choices(p.rows.products, p.ways, machine, e.profile, e.policy)[product]
+        choice = p.choices[product]
         lines.append(f"  compute   {dtype} at {rate:,.1f} FLOPs per unit and cycle, {units}")
         systolic = machine.organisation == "systolic"
         parts, rounds = ("folds", "on each array") if systolic else ("tiles", "waves")
@@ -137,7 +138,8 @@ def _compute(e: Estimate, i: int) -> list[str]:
     return lines
 
 
-def _memory(e: Estimate, i: int) -> list[str]:
+def memory_lines(e: Estimate, i: int) -> list[str]:
+    """Bytes and seconds at every level, and how long ago each tensor was touched."""
     t, costs = e.timing.table, e.timing.costs
     lines = []
     levels = {level.name: level for level in e.hardware.memory}
@@ -152,7 +154,8 @@ def _memory(e: Estimate, i: int) -> list[str]:
     return lines
 
 
-def _total(e: Estimate, i: int) -> list[str]:
+def total_lines(e: Estimate, i: int) -> list[str]:
+    """Seconds of the device, the host and the step."""
     t, timing = e.timing.table, e.timing
     costs = timing.costs
     fixed = float(costs.fixed[i])

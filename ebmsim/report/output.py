@@ -1,0 +1,36 @@
+"""Files that a command writes: whole or not at all, or to stdout."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from pathlib import Path
+
+from ebmsim.errors import Problem, SpecError
+
+_STDOUT = Path("-")
+
+
+def check_output(path: Path) -> None:
+    """Raise SpecError where a file cannot be written there: no such folder, or a folder itself; "-" is stdout."""
+    if path.is_dir():
+        raise SpecError([Problem("expected a file, found a directory", str(path))])
+    if not path.parent.is_dir():
+        raise SpecError([Problem(f"no such folder '{path.parent}'", str(path))])
+
+
+def write_output(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all, or to stdout. Raises SpecError."""
+    if path == _STDOUT:
+        sys.stdout.buffer.write(content)
+        return
+    unfinished = path.with_name(f".{os.getpid()}{path.suffix}")
+    try:
+        unfinished.write_bytes(content)
+        os.replace(unfinished, path)
+    except OSError as error:
+        raise SpecError([Problem(f"cannot be written: {error.strerror or error}", str(path))]) from None
+    finally:
+        with contextlib.suppress(OSError):
+            unfinished.unlink()

@@ -4,22 +4,42 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import click
 
-from ebmsim.cli.options import estimated, policy_options, several_words, workload_options
+from ebmsim.cli import completion
+from ebmsim.cli.options import (
+    estimated,
+    hardware_option,
+    picture_option,
+    policy_options,
+    several_words,
+    workload_argument,
+    workload_options,
+)
 
 
 @click.command()
-@click.argument("workload")
-@click.option("--hw", required=True, metavar="HARDWARE", help="Name or path of a device.")
+@workload_argument
+@hardware_option
 @workload_options
 @policy_options
+@picture_option()
 @click.option("--json", "as_json", is_flag=True, help="Every figure as one JSON object, SI units.")
-def estimate(workload: str, hw: str, preset: str, settings: tuple[str, ...], as_json: bool, **policy: Any) -> None:
+def estimate(
+    workload: str,
+    hw: str,
+    preset: str,
+    settings: tuple[str, ...],
+    output: Path | None,
+    as_json: bool,
+    **policy: Any,
+) -> None:
     """T_samp, T_inf and T_train of WORKLOAD on a device, and why."""
-    found = estimated(workload, hw, preset, settings, policy)
+    found = estimated(workload, hw, preset, settings, policy, output)
+    _draw([found], output)
     if as_json:
         click.echo(json.dumps(found.to_dict(), indent=1, allow_nan=False))
         return
@@ -29,9 +49,9 @@ def estimate(workload: str, hw: str, preset: str, settings: tuple[str, ...], as_
 
 
 @click.command()
-@click.argument("workload")
+@workload_argument
 @click.argument("kernel", required=False)
-@click.option("--hw", required=True, metavar="HARDWARE", help="Name or path of a device.")
+@hardware_option
 @workload_options
 @policy_options
 def explain(workload: str, kernel: str | None, hw: str, preset: str, settings: tuple[str, ...], **policy: Any) -> None:
@@ -46,10 +66,19 @@ def explain(workload: str, kernel: str | None, hw: str, preset: str, settings: t
 
 
 @click.command(cls=several_words("--hw"))
-@click.argument("workloads", nargs=-1, required=True)
-@click.option("--hw", "hardware", multiple=True, required=True, metavar="HW...", help="Devices, one or more.")
+@click.argument("workloads", nargs=-1, required=True, shell_complete=completion.workloads)
+@click.option(
+    "--hw",
+    "hardware",
+    multiple=True,
+    required=True,
+    metavar="HW...",
+    help="Devices, one or more.",
+    shell_complete=completion.hardware,
+)
 @click.option("--why", is_flag=True, help="The speed-up of every device over the first, by groups of figures.")
 @click.option("--of", metavar="FIGURE", help="The time or energy that --why is about; t_inf if not given.")
+@picture_option()
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per pair, in a list.")
 @workload_options
 @policy_options
@@ -58,6 +87,7 @@ def compare(
     hardware: tuple[str, ...],
     why: bool,
     of: str | None,
+    output: Path | None,
     as_json: bool,
     preset: str,
     settings: tuple[str, ...],
@@ -66,9 +96,10 @@ def compare(
     """A table of WORKLOADS on devices."""
     if (of is not None and not why) or (why and len(hardware) < 2):
         raise click.UsageError("expected --why with --of" if not why else "expected two devices or more with --why")
-    rows = [[estimated(w, h, preset, settings, policy) for h in hardware] for w in workloads]
+    rows = [[estimated(w, h, preset, settings, policy, output) for h in hardware] for w in workloads]
     found = [e for row in rows for e in row]
     reasons = _reasons(rows, of or "t_inf") if why else {}
+    _draw(found, output)
     if as_json:
         added = [{"speedup": reasons[i].to_dict()} if i in reasons else {} for i in range(len(found))]
         objects = [e.to_dict() | more for e, more in zip(found, added, strict=True)]
@@ -81,6 +112,13 @@ def compare(
         from ebmsim.report.decomposition import print_decomposition
 
         print_decomposition(reason)
+
+
+def _draw(found: Sequence[Any], output: Path | None) -> None:
+    if output is not None:
+        from ebmsim.report.plots_breakdown import write_breakdown
+
+        write_breakdown(found, output)
 
 
 def _reasons(rows: Sequence[Sequence[Any]], of: str) -> dict[int, Any]:

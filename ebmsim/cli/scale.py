@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ebmsim.cli.options import estimated, policy_options, several_words, workload_options
+from ebmsim.cli import completion
+from ebmsim.cli.options import (
+    estimated,
+    hardware_option,
+    policy_options,
+    several_words,
+    workload_argument,
+    workload_options,
+)
 from ebmsim.errors import Problem, SpecError
 
 if TYPE_CHECKING:
@@ -26,10 +34,15 @@ _LONGEST = 16
 
 
 @click.command(cls=several_words("--devices"))
-@click.argument("workload")
-@click.option("--hw", required=True, metavar="HARDWARE", help="Name or path of a device.")
+@workload_argument
+@hardware_option
 @click.option("--devices", multiple=True, metavar="N...", help="Numbers of devices; 1, 2, 4, ..., 1024 if not given.")
-@click.option("--split", default="best", help="chains, components, or best: the faster of the two.")
+@click.option(
+    "--split",
+    default="best",
+    help="chains, components, or best: the faster of the two.",
+    shell_complete=completion.choices("chains", "components", "best"),
+)
 @click.option("--weak", is_flag=True, help="Every device has as many chains as one had, and as large a batch.")
 @click.option("--json", "as_json", is_flag=True, help="Every figure as one JSON object, SI units.")
 @click.option("-o", "--output", type=Path, metavar="PLOT.png", help="Draw speed-up against devices.")

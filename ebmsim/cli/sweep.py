@@ -8,8 +8,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from ebmsim.design import Sweep
 
 # One thread a process, whatever their number: the same sums in the same order, and so the same bytes. Read by the
 # libraries of linear algebra when numpy is first imported.
@@ -27,10 +31,18 @@ _PAUSE = 10.0
 @click.option("--workers", type=click.IntRange(min=1), default=1, help="Processes on this machine.")
 @click.option("--scheduler", default="", metavar="ADDRESS", help="A Dask cluster, such as tcp://10.0.0.1:8786.")
 @click.option("--resume", is_flag=True, help="Go on with a folder that holds part of this sweep.")
+@click.option("--plot", type=_PATH, metavar="PICTURE", help="Draw the front of `keep: {pareto: [...]}`, as .png ....")
 @click.option("--plan", "only_plan", is_flag=True, help="How many points, how long and how many bytes; runs one chunk.")
 @click.option("--yes", "many", is_flag=True, help="More than 10^9 points are meant.")
 def sweep(
-    file: Path, output: Path | None, workers: int, scheduler: str, resume: bool, only_plan: bool, many: bool
+    file: Path,
+    output: Path | None,
+    workers: int,
+    scheduler: str,
+    resume: bool,
+    plot: Path | None,
+    only_plan: bool,
+    many: bool,
 ) -> None:
     """Estimate every design of SWEEP.yaml into DIR, chunk by chunk; finished chunks survive any end."""
     from ebmsim.spec.library import load_sweep
@@ -38,6 +50,8 @@ def sweep(
     from ebmsim.units import format_quantity
 
     given = load_sweep(file)
+    if plot is not None:
+        _check_plot(given, plot)
     if only_plan:
         found = plan(given)
         seconds, size = format_quantity(found.seconds, "time"), format_quantity(found.bytes, "bytes")
@@ -57,7 +71,30 @@ def sweep(
     except KeyboardInterrupt:
         click.echo(f"stopped; what is done stays in {output}, and --resume goes on with it", err=True)
         sys.exit(130)
+    if plot is not None:
+        from ebmsim.report.plots_sweep import write_front
+        from ebmsim.sweep.store import decoded
+
+        kept = decoded((folder / f"result.{given.format}").read_bytes(), given.format)
+        write_front(kept, given.keep.names, given.name, plot)
     click.echo(str(folder))
+
+
+def _check_plot(given: Sweep, plot: Path) -> None:
+    """Refuse a picture that cannot be drawn, before a long sweep. Raises SpecError with all that is wrong."""
+    from ebmsim.errors import SpecError
+    from ebmsim.report.plots import check_picture
+
+    problems = []
+    if given.keep.what != "pareto" or len(given.keep.names) < 2:
+        hint = "write for example keep: {pareto: [t_inf, step_joules]}"
+        problems.append(given.document.problem(("keep",), "expected a front of two figures for --plot", hint))
+    try:
+        check_picture(plot)
+    except SpecError as error:
+        problems += error.problems
+    if problems:
+        raise SpecError(problems)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from ebmsim.cli import completion
 from ebmsim.cli.options import estimated, policy_options, workload_options
 from ebmsim.errors import EbmsimError
 
@@ -27,8 +28,14 @@ class _Fraction(click.FloatRange):
 
 
 @click.command()
-@click.argument("workloads", nargs=-1)
-@click.option("--hw", required=True, metavar="HARDWARE", help="Name or path of the device that is measured.")
+@click.argument("workloads", nargs=-1, shell_complete=completion.workloads)
+@click.option(
+    "--hw",
+    required=True,
+    metavar="HARDWARE",
+    help="Name or path of the device that is measured.",
+    shell_complete=completion.hardware,
+)
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), help="Where torch runs the WORKLOADS' steps.")
 @click.option(
     "--threads", type=click.IntRange(min=1), help="Threads of torch on a CPU; as calibrated, or its own number."
@@ -81,7 +88,7 @@ def _validate_kernels(table: Path, hw: str, software: str, output: Path | None, 
 
     found = replay(table, hw, software)
     if output is not None:
-        from ebmsim.report.plots import parity
+        from ebmsim.report.plots_parity import parity
 
         parity(found, output)
     if as_json:
@@ -116,7 +123,7 @@ def _validate_steps(
 
     found = validate_steps(predicted, device, threads, rounds, told, training)
     if output is not None:
-        from ebmsim.report.plots import steps_parity
+        from ebmsim.report.plots_parity import steps_parity
 
         steps_parity(found, output)
     if as_json:

@@ -11,7 +11,8 @@ from ebmsim.paper.figures import SAMPLED, first_step, of
 from ebmsim.paper.heterogeneity import COMPUTE_BOUND, MEMORY_BOUND, drawn, position, ridge
 from ebmsim.paper.ledger import DEFAULT, DEVICES, PROFILED
 from ebmsim.paper.runs import run
-from ebmsim.report.plots import save
+from ebmsim.report.colours import BLACK, CATEGORIES, LINES, PHASES, on
+from ebmsim.report.plots import write
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,6 +29,8 @@ _ROOFLINE = (
     *MEMORY_BOUND,
 )
 _STEPS = 50
+# Names of the parts of Fig. 4 as all pictures colour them.
+_LONG = {"backward": "backward to the input", "noise": "random numbers"}
 
 
 def times(axes: Axes, key: str, unit: str, scale: float) -> Axes:
@@ -37,28 +40,34 @@ def times(axes: Axes, key: str, unit: str, scale: float) -> Axes:
         values = [scale * of(run(w, device), key) for w in PROFILED]
         places = [i + (number - 1) * width for i in range(len(PROFILED))]
         bars = axes.bar(places, values, width, label=CHIPS[device])
-        axes.bar_label(bars, [f"{v:.2g}" if v < 10 else f"{v:.0f}" for v in values], fontsize=6, padding=1)
+        axes.bar_label(bars, [f"{v:.2g}" if v < 10 else f"{v:.0f}" for v in values], fontsize="x-small", padding=1)
     axes.set_yscale("log")
     axes.set_xticks(range(len(PROFILED)), [LABELS[w] for w in PROFILED])
     axes.set_ylabel(unit)
     axes.margins(y=0.12)
-    axes.legend(fontsize=7, frameon=False)
+    axes.legend()
     return axes
 
 
 def stacked(axes: Axes, bars: Sequence[str], parts: Mapping[str, Sequence[float]], ylabel: str) -> Axes:
     """Bars of shares in percent, one colour per part; parts below 0.05 % everywhere are left out."""
     bottom = [0.0] * len(bars)
-    for name, values in parts.items():
+    for (name, values), plain in zip(parts.items(), LINES, strict=False):
         if max(values) < 0.05:
             continue
-        drawn_bars = axes.bar(bars, values, 0.75, bottom=bottom, label=name)
-        axes.bar_label(drawn_bars, [f"{v:.0f}" if v >= 6 else "" for v in values], label_type="center", fontsize=6)
+        colour = {**PHASES, **CATEGORIES}.get(_LONG.get(name, name), plain)
+        drawn_bars = axes.bar(bars, values, 0.75, bottom=bottom, label=name, color=colour)
+        axes.bar_label(
+            drawn_bars,
+            [f"{v:.0f}" if v >= 6 else "" for v in values],
+            label_type="center",
+            color=on(colour),
+            fontsize="x-small",
+        )
         bottom = [a + b for a, b in zip(bottom, values, strict=True)]
     axes.set_ylim(0, 100)
     axes.set_ylabel(ylabel)
-    axes.tick_params(axis="x", labelsize=7)
-    axes.legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return axes
 
 
@@ -87,8 +96,8 @@ def roofline(axes: Axes) -> Axes:
     hardware = run("ired").hardware
     peak, bandwidth = hardware.matrix.peak["fp32"], hardware.memory[-1].bandwidth
     low, high = 10.0, 500.0
-    axes.plot([low, ridge(), high], [bandwidth * low / 1e12, peak / 1e12, peak / 1e12], color="black", linewidth=1)
-    colours = dict(zip(PROFILED, [f"C{i}" for i in range(len(PROFILED))], strict=True))
+    axes.plot([low, ridge(), high], [bandwidth * low / 1e12, peak / 1e12, peak / 1e12], color=BLACK, linewidth=1)
+    colours = dict(zip(PROFILED, LINES, strict=False))
     seen: dict[str, int] = {}
     for workload, change, component in _ROOFLINE:
         intensity, attained = position(workload, change, component)
@@ -106,9 +115,9 @@ def roofline(axes: Axes) -> Axes:
         xlabel="FLOPs/B of products",
         ylabel="TFLOP/s",
     )
-    axes.annotate(f"{bandwidth / 1e9:.0f} GB/s", (11, 17 * bandwidth / 1e12), fontsize=7)
-    axes.annotate(f"{peak / 1e12:.0f} TFLOP/s, fp32", (200, 1.05 * peak / 1e12), fontsize=7)
-    axes.legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    axes.annotate(f"{bandwidth / 1e9:.0f} GB/s", (11, 17 * bandwidth / 1e12), fontsize="small")
+    axes.annotate(f"{peak / 1e12:.0f} TFLOP/s, fp32", (200, 1.05 * peak / 1e12), fontsize="small")
+    axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return axes
 
 
@@ -125,39 +134,34 @@ def steps(axes: Axes) -> Axes:
     for workload in PROFILED:
         e = run(workload)
         each = [first_step(e), *[of(e, "t_samp")] * (_STEPS - 1)]
-        axes.plot(range(1, _STEPS + 1), [100 * t / sum(each) for t in each], label=LABELS[workload], linewidth=1)
+        axes.plot(range(1, _STEPS + 1), [100 * t / sum(each) for t in each], label=LABELS[workload])
     axes.set(xlabel="sampling step", ylabel=f"% of {_STEPS} steps", ylim=(0, None))
-    axes.legend(fontsize=7, frameon=False, ncols=2)
+    axes.legend(ncols=2)
     return axes
 
 
-def _fig3(axes: Any) -> None:
-    times(axes[0], "t_samp", "one step, ms", 1e3)
-    times(axes[1], "t_inf", "an inference, s", 1.0)
+def _fig3(grid: Any) -> None:
+    times(grid[0, 0], "t_samp", "one step, ms", 1e3)
+    times(grid[0, 1], "t_inf", "an inference, s", 1.0)
 
 
-def _fig4(axes: Any) -> None:
-    inference_phases(axes[0])
-    training_phases(axes[1])
+def _fig4(grid: Any) -> None:
+    inference_phases(grid[0, 0])
+    training_phases(grid[0, 1])
 
 
 # Name -> size in inches, panels side by side, their widths, what draws them.
 _PICTURES: Mapping[str, tuple[tuple[float, float], Sequence[float], Callable[[Any], Any]]] = {
     "fig3": ((11.0, 3.4), (1, 1), _fig3),
     "fig4": ((13.0, 3.4), (3, 1), _fig4),
-    "fig5": ((7.0, 4.0), (1,), lambda axes: roofline(axes[0])),
-    "fig6": ((6.4, 3.4), (1,), lambda axes: categories(axes[0])),
-    "fig7": ((5.4, 3.4), (1,), lambda axes: steps(axes[0])),
+    "fig5": ((7.0, 4.0), (1,), roofline),
+    "fig6": ((6.4, 3.4), (1,), categories),
+    "fig7": ((5.4, 3.4), (1,), steps),
 }
 
 
 def write_pictures(names: Sequence[str], folder: Path) -> list[Path]:
     """Write the figures among `names` as PNG into a folder, made if need be. Raises SpecError where it cannot be."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -166,11 +170,7 @@ def write_pictures(names: Sequence[str], folder: Path) -> list[Path]:
     for name in names:
         if name in _PICTURES:
             size, widths, draw = _PICTURES[name]
-            figure, axes = plt.subplots(1, len(widths), figsize=size, width_ratios=widths, squeeze=False)
-            draw(axes[0])
-            figure.suptitle(f"{name.replace('fig', 'Fig. ')} at the ledger's settings, predicted", fontsize=8)
-            figure.tight_layout()
             written.append(folder / f"{name}.png")
-            save(figure, written[-1])
-            plt.close(figure)
+            title = f"{name.replace('fig', 'Fig. ')} at the ledger's settings, predicted"
+            write(written[-1], draw, size, widths=widths, title=title)
     return written

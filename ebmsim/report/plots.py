@@ -1,95 +1,104 @@
-"""Pictures. matplotlib is imported when one is drawn."""
+"""Pictures: how all of them look, and how one is written. matplotlib is imported when one is drawn.
+
+Functions that draw take and return Axes and leave sizes of letters to the style, so that pictures fit where they stand:
+`style()` is that of the files.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from ebmsim.errors import Problem, SpecError
+from ebmsim.report.colours import LINES
 
 if TYPE_CHECKING:
-    from ebmsim.calibration.validation import Validation
-    from ebmsim.calibration.whole import Steps
+    from ebmsim.estimation import Estimate
 
 FORMATS = (".png", ".pdf", ".svg")
 
 
 def check_picture(path: Path) -> None:
-    """Raise SpecError where a picture cannot be written: another format, or no such folder."""
+    """Raise SpecError where a picture cannot be written: another format, no such folder, or one that is protected."""
     if path.suffix.lower() not in FORMATS:
         raise SpecError([Problem(f"expected a picture ({', '.join(FORMATS)}), found '{path.name}'", str(path))])
-    if not path.parent.is_dir():
+    if not os.path.isdir(path.parent):
         raise SpecError([Problem(f"no such folder '{path.parent}'", str(path))])
+    if os.path.isdir(path):
+        raise SpecError([Problem("expected a picture, found a folder", str(path))])
+    if not os.access(path.parent, os.W_OK):
+        raise SpecError([Problem(f"cannot write in the folder '{path.parent}'", str(path))])
+
+
+def style() -> Any:
+    """The style of all pictures, as a context: `with style(): ...`."""
+    import matplotlib
+    from cycler import cycler
+
+    return matplotlib.rc_context(
+        {
+            "font.size": 8,
+            "axes.titlesize": 9,
+            "figure.titlesize": 9,
+            "xtick.labelsize": 7.5,
+            "ytick.labelsize": 7.5,
+            "legend.fontsize": 7.5,
+            "legend.frameon": False,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.axisbelow": True,
+            "axes.prop_cycle": cycler(color=LINES),
+            "grid.linewidth": 0.3,
+            "lines.linewidth": 1.2,
+            "lines.markersize": 4,
+            "pdf.fonttype": 42,
+        }
+    )
+
+
+def write(
+    path: Path,
+    draw: Callable[[Any], Any],
+    size: tuple[float, float],
+    rows: int = 1,
+    widths: Sequence[float] = (1,),
+    title: str = "",
+) -> None:
+    """Draw a picture of `size` inches and write it. Raises SpecError where it cannot be written.
+
+    draw: is given the Axes, or an array of rows of them where there are several.
+    """
+    from matplotlib.figure import Figure
+
+    check_picture(path)
+    with style():
+        figure = Figure(figsize=size, layout="constrained")
+        grid = figure.subplots(rows, len(widths), width_ratios=widths, squeeze=False)
+        draw(grid if grid.size > 1 else grid[0, 0])
+        if title:
+            figure.suptitle(title)
+        save(figure, path)
 
 
 def save(figure: Any, path: Path) -> None:
     """Write a picture whole or not at all."""
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}{path.suffix}")
+    unfinished = path.with_name(f".{os.getpid()}{path.suffix}")
     try:
         figure.savefig(unfinished, dpi=150, bbox_inches="tight")
         os.replace(unfinished, path)
     except OSError as error:
         raise SpecError([Problem(f"cannot write the picture: {error.strerror or error}", str(path))]) from None
     finally:
-        unfinished.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            unfinished.unlink()
 
 
-def parity(found: Validation, path: Path) -> None:
-    """Predicted against measured seconds of every row of a table, one colour per kind."""
-    e = found.errors
-    title = f"{found.hardware.name}: {e.rows} kernels, median error {100 * e.median_ape:.1f} %"
-    kinds = [m.kind for m in found.prepared.measurements]
-    _drawn(kinds, found.prepared.measured, found.predicted, title, path)
-
-
-def steps_parity(found: Steps, path: Path) -> None:
-    """Predicted against measured times of steps and their phases, one colour per time; bars: 80 % intervals."""
-    e = median(found.errors("t_samp"))
-    title = f"{found.hardware.name}: steps of {len(found.measured)} workloads, median error of T_samp {100 * e:.1f} %"
-    names = [figure.name for figure in found.figures]
-    measured, predicted = ([getattr(f, key) for f in found.figures] for key in ("measured", "predicted"))
-    _drawn(names, measured, predicted, title, path, [figure.interval for figure in found.figures])
-
-
-def _drawn(
-    kinds: Sequence[str],
-    measured: Sequence[float],
-    predicted: Sequence[float],
-    title: str,
-    path: Path,
-    intervals: Sequence[tuple[float, float] | None] = (),
-) -> None:
-    """Predicted against measured microseconds, with the ±25 % band; the largest kinds first in the legend."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    # What is predicted to take no time has no place on a logarithmic axis.
-    shown = [i for i, value in enumerate(predicted) if value > 0]
-    x, y = ({i: 1e6 * float(values[i]) for i in shown} for values in (measured, predicted))
-    figure, axes = plt.subplots(figsize=(6.4, 6.0))
-    colours = plt.get_cmap("tab20")
-    for number, (kind, _) in enumerate(Counter(kinds[i] for i in shown).most_common()):
-        mine = [i for i in shown if kinds[i] == kind]
-        across, up = [x[i] for i in mine], [y[i] for i in mine]
-        size = 20 if intervals else 7
-        label, colour = f"{kind} ({len(mine)})", colours(number % 20)
-        axes.scatter(across, up, s=size, alpha=0.55, linewidths=0, color=colour, label=label)
-    for i, interval in enumerate(intervals):
-        if interval is not None and i in x:
-            axes.plot([x[i], x[i]], [1e6 * end for end in interval], color="0.5", linewidth=0.7, zorder=1)
-    low, high = min(min(x.values()), min(y.values())) / 1.5, max(max(x.values()), max(y.values())) * 1.5
-    axes.plot([low, high], [low, high], color="black", linewidth=0.8)
-    axes.fill_between([low, high], [0.75 * low, 0.75 * high], [1.25 * low, 1.25 * high], color="0.85", zorder=0)
-    axes.set(xscale="log", yscale="log", xlim=(low, high), ylim=(low, high), aspect="equal")
-    axes.set(xlabel="measured, µs", ylabel="predicted, µs")
-    axes.set_title(f"{title}, band ±25 %", fontsize=10)
-    axes.grid(True, which="major", linewidth=0.3)
-    axes.legend(fontsize=7, loc="lower right", markerscale=2 if not intervals else 1, ncols=2, framealpha=0.9)
-    save(figure, path)
-    plt.close(figure)
+def settings_of(e: Estimate, counts: bool = True) -> str:
+    """What an estimate was made with, in one line of a title; counts: with chains and steps."""
+    p, w = e.policy, e.workload
+    streams = f", {p.streams} streams" if p.streams > 1 else ""
+    how = f"{p.execution}, {p.fidelity}, {p.dtype} ({p.math}), chains {p.chain_mode}{streams}"
+    return f"C = {w.setting('chains')}, K = {w.setting('steps')}; {how}" if counts else how

@@ -29,7 +29,8 @@ def remembered(key: Sequence[Any], compute: Callable[[], tuple[Value, Sequence[s
     compute gives the value and the files it was made from. Raises what `compute` raises; nothing is kept then.
     """
     folder = _folder()
-    if folder is None:
+    # What comes from standard input, "-", is another thing each time.
+    if folder is None or "-" in key:
         return compute()[0]
     full = repr((_stamp(), *key))
     path = os.path.join(folder, f"{crc32(full.encode()):08x}")

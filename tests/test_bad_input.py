@@ -40,6 +40,17 @@ def test_bad_file(name: str, capsys: pytest.CaptureFixture[str], monkeypatch: py
     assert refused(capsys, "check", name) == EXPECTED[name]
 
 
+@pytest.mark.parametrize("command", ["estimate", "show"])
+@pytest.mark.parametrize("name", sorted(EXPECTED))
+def test_commands_that_read_a_bad_file_end_in_order(name: str, command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refused, or answered where it is only `check` that minds."""
+    monkeypatch.chdir(BAD)
+    try:
+        main([command, name, *(["--hw", "a100"] if command == "estimate" else [])])
+    except SystemExit as stop:
+        assert stop.code == 2
+
+
 @pytest.mark.parametrize(
     ("content", "expected"),
     [

@@ -53,7 +53,7 @@ def test_the_commands_run(block, somewhere):
     shell = f"ebmsim() {{ '{sys.executable}' -c 'from ebmsim.cli.main import main; main()' \"$@\"; }}\n"
     for command in block:
         done = subprocess.run(
-            ["bash", "-euc", shell + command], cwd=somewhere, capture_output=True, text=True, timeout=120, check=False
+            ["bash", "-euc", shell + command], cwd=somewhere, capture_output=True, text=True, timeout=600, check=False
         )
         # 1: a check said no, here that the invented times are not the model's.
         allowed = (0, 1) if "--max-median" in command else (0,)
@@ -65,7 +65,7 @@ def test_the_commands_run(block, somewhere):
 @pytest.mark.parametrize("code", PYTHON, ids=lambda code: code.splitlines()[0])
 def test_the_python_runs(code, somewhere):
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=somewhere, capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, "-c", code], cwd=somewhere, capture_output=True, text=True, timeout=600, check=False
     )
     assert done.returncode == 0, done.stderr
     assert float(done.stdout) > 0

@@ -38,7 +38,8 @@ def capture(module: Any, inputs: Any, *, name: str = "", steps: int = 100, chain
 def capture_file(where: str, output: Path, *, name: str = "", steps: int = 100, chains: int | None = None) -> Workload:
     """What the function FACTORY in FILE.py gives (`where`: FILE.py:FACTORY), captured and written to a file.
 
-    The function takes nothing and gives a module and its example inputs. The file is written whole or not at all.
+    The function takes nothing and gives a module and its example inputs. The file is written whole or not at all; "-"
+    is standard output.
     Raises SpecError.
     """
     _check(name)
@@ -122,7 +123,10 @@ def _guarded(file: str, what: str, function: Any) -> Any:
 
 
 def _write(output: Path, text: str) -> None:
-    """A file written whole or not at all. Raises SpecError."""
+    """A file written whole or not at all; "-" is standard output. Raises SpecError."""
+    if str(output) == "-":
+        sys.stdout.write(text)
+        return
     beside = output.with_name(f".{output.name}.{os.getpid()}")
     try:
         beside.write_text(text, encoding="utf-8")

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import click
 
-from ebmsim.cli.options import workload_options
+from ebmsim.cli import completion
+from ebmsim.cli.options import workload_argument, workload_options
 from ebmsim.errors import Problem, SpecError
 
 
 @click.command()
-@click.argument("workload")
+@workload_argument
 @click.option("--format", "form", type=click.Choice(["text", "mermaid", "dot"]), default="text")
 @workload_options
 def show(workload: str, form: str, preset: str, settings: tuple[str, ...]) -> None:
@@ -42,7 +43,14 @@ globals()["list"] = list_
 
 @click.command()
 @click.argument("where", metavar="FILE.py:FACTORY")
-@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, metavar="W.yaml", help="File to write.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    required=True,
+    metavar="W.yaml",
+    help="File to write, - for stdout.",
+)
 @click.option("--name", default="", help="Name of the workload; the module's class if not given.")
 @click.option("--steps", default=100, type=click.IntRange(min=1), help="K, Langevin steps.")
 @click.option("--chains", type=click.IntRange(min=1), help="C; as in the example inputs if not given.")
@@ -56,18 +64,19 @@ def capture(where: str, output: Path, name: str, steps: int, chains: int | None)
 
     found = capture_file(where, output, name=name, steps=steps, chains=chains)
     components = ", ".join(found.file.components)
-    click.echo(f"wrote {output}: {found.name}, components {components}", err=True)
+    wrote = "captured" if str(output) == "-" else f"wrote {output}:"
+    click.echo(f"{wrote} {found.name}, components {components}", err=True)
 
 
 @click.command()
-@click.argument("files", nargs=-1, required=True, metavar="FILE...")
+@click.argument("files", nargs=-1, required=True, metavar="FILE...", shell_complete=completion.files)
 def check(files: tuple[str, ...]) -> None:
-    """All mistakes of workload, hardware and sweep files at once."""
+    """All mistakes of workload, hardware and sweep files at once; - is stdin."""
     problems = [problem for file in files for problem in _problems(file)]
     if problems:
         raise SpecError(problems)
     for file in files:
-        click.echo(f"{file}: no problems")
+        click.echo(f"{'<stdin>' if file == '-' else file}: no problems")
 
 
 def _problems(file: str) -> list[Problem]:
@@ -89,18 +98,16 @@ def _problems(file: str) -> list[Problem]:
 
 
 @click.command()
-@click.argument("what", type=click.Choice(["workload", "hardware", "sweep"]))
+@click.argument("what", type=click.Choice(["workload", "hardware", "software", "sweep"]))
 def schema(what: str) -> None:
-    """JSON Schema of workload, hardware or sweep files, for editors."""
-    if what == "hardware":
-        from ebmsim.spec.schema import hardware_schema
+    """JSON Schema of workload, hardware or sweep files, or of software profiles, for editors."""
+    from ebmsim.graph.schema import workload_schema
+    from ebmsim.spec.schema import hardware_schema, software_schema, sweep_schema
 
-        click.echo(json.dumps(hardware_schema(), indent=1))
-    elif what == "sweep":
-        from ebmsim.spec.schema import sweep_schema
-
-        click.echo(json.dumps(sweep_schema(), indent=1))
-    else:
-        from ebmsim.graph.schema import workload_schema
-
-        click.echo(json.dumps(workload_schema(), indent=1))
+    schemas = {
+        "workload": workload_schema,
+        "hardware": hardware_schema,
+        "software": software_schema,
+        "sweep": sweep_schema,
+    }
+    click.echo(json.dumps(schemas[what](), indent=1))

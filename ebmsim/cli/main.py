@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from ebmsim.errors import EbmsimError, suggest
 
@@ -19,16 +20,22 @@ COMMANDS = {
     "explain": "every kernel of a step, or one kernel's time derived with its numbers",
     "compare": "a table of workloads × devices, and why one is faster",
     "sensitivity": "what every figure of a device does to a time, and what to improve next",
+    "roofline": "a picture of every kernel under the ceilings of a device",
+    "timeline": "the first and a steady step as a trace for Perfetto",
+    "report": "one page with the answer, drawings, tables and sources",
     "scale": "several devices: speed-up and efficiency by number of devices",
     "paper": "what the characterisation paper publishes, beside what is computed here",
     "sweep": "every design of a space, a million a second: tables of figures",
+    "search": "the best design of a space that meets its constraints, from few that are tried",
     "validate": "how far predicted kernel times are from measured ones",
     "show": "components, wiring, taxonomy and sampler of a workload",
     "list": "workloads, hardware or operators",
+    "new": "a workload, hardware or sweep file to start from, with comments",
     "calibrate": "measure a device and fit the model to it: a hardware file",
     "capture": "a workload file from a torch module",
     "check": "all mistakes of workload, hardware and sweep files at once",
-    "schema": "JSON Schema of workload, hardware and sweep files, for editors",
+    "schema": "JSON Schema of every kind of file, for editors",
+    "export": "the graph of a step as a Chakra trace, for other simulators",
 }
 
 # Where the function of the same name stands.
@@ -36,6 +43,7 @@ _HOMES = {
     "estimate": "ebmsim.cli.estimate",
     "explain": "ebmsim.cli.estimate",
     "compare": "ebmsim.cli.estimate",
+    "roofline": "ebmsim.cli.pictures",
     "paper": "ebmsim.cli.paper",
     "validate": "ebmsim.cli.validate",
     "show": "ebmsim.cli.files",
@@ -44,9 +52,14 @@ _HOMES = {
     "check": "ebmsim.cli.files",
     "schema": "ebmsim.cli.files",
     "sweep": "ebmsim.cli.sweep",
+    "search": "ebmsim.cli.search",
     "sensitivity": "ebmsim.cli.explore",
     "scale": "ebmsim.cli.scale",
     "calibrate": "ebmsim.cli.calibration",
+    "new": "ebmsim.cli.new",
+    "timeline": "ebmsim.cli.traces",
+    "report": "ebmsim.cli.report",
+    "export": "ebmsim.cli.traces",
 }
 
 
@@ -62,7 +75,15 @@ class _Lazy(click.Group):
         command: click.Command = getattr(import_module(_HOMES[name]), name)
         return command
 
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        # Options; commands by their line of help, not imported for it.
+        found = click.Command.shell_complete(self, ctx, incomplete)
+        return [CompletionItem(name, help=COMMANDS[name]) for name in COMMANDS if name.startswith(incomplete)] + found
+
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        if ctx.resilient_parsing and args[:1] and args[0] not in COMMANDS:
+            # Nothing is to be completed after what is no command.
+            return None, None, args
         if args and args[0] not in COMMANDS:
             hint = suggest(args[0], COMMANDS)
             raise click.UsageError(f"no command '{args[0]}'" + (f"; {hint}" if hint else ""))

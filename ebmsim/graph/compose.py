@@ -152,14 +152,14 @@ class Composer(Instances):
 
 def compose(workload: Workload, chains: int) -> Program:
     """The graph of one inference with `chains` chains on the chain axis. Raises SpecError with located problems."""
+    problems = check_nodes(workload.document, workload.file)
+    if problems:
+        raise SpecError(problems)
     return Composer(workload, chains).program()
 
 
 def check_workload(workload: Workload) -> list[Problem]:
     """Every problem of a workload's nodes and graphs, in the file's own default or given settings."""
-    problems = check_nodes(workload.document, workload.file)
-    if problems:
-        return problems
     try:
         compose(workload, 1)
     except SpecError as error:

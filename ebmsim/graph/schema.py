@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from ebmsim.graph.nodes import EACH_KEYS, HELD, NODE_KEYS, PHASES, USE_KEYS, public_operators
 from ebmsim.graph.operators.table import Attribute
 from ebmsim.spec.workload import WorkloadFile
 
-_RUNS = {"const": "once", "description": "of a component's nodes: once per inference, before the sampling loop"}
+_TEXTS = {
+    "op": "operator",
+    "use": "name of the block",
+    "name": "what other nodes call its output",
+    "inputs": "names of what it reads; the node before it if left out",
+    "when": "condition under which it is there",
+    "weight": "of another node whose output it takes as its weight",
+    "phase": "phase of the step that its time counts for",
+    "with": "values of the block's arguments",
+    "repeat": "how often it stands, one after another; `turn` counts from 0",
+    "each": "the component",
+    "do": "what is done with every instance",
+    "runs": "of a component's nodes: once per inference, before the sampling loop",
+}
 _EXPRESSION = {"type": ["number", "boolean", "string"]}
 
 
@@ -22,9 +36,14 @@ def _attribute(a: Attribute) -> dict[str, Any]:
     return schema | ({"description": a.text} if a.text else {})
 
 
+def _described(keys: Sequence[str], **schemas: dict[str, Any]) -> dict[str, Any]:
+    """The schema of every key of a node, with its text."""
+    given = {"runs": {"const": "once"}, **schemas}
+    return {key: given.get(key, {}) | {"description": _TEXTS[key]} for key in keys}
+
+
 def _node(op: str, text: str, attributes: dict[str, Attribute]) -> dict[str, Any]:
-    common: dict[str, Any] = {key: {} for key in NODE_KEYS}
-    common |= {"op": {"const": op}, "name": {"type": "string"}, "phase": {"enum": list(PHASES)}, "runs": _RUNS}
+    common = _described(NODE_KEYS, op={"const": op}, name={"type": "string"}, phase={"enum": list(PHASES)})
     return {
         "type": "object",
         "description": text,
@@ -42,7 +61,7 @@ def workload_schema() -> dict[str, Any]:
     use = {
         "type": "object",
         "description": "a block used by name",
-        "properties": {key: {} for key in USE_KEYS} | {"runs": _RUNS},
+        "properties": _described(USE_KEYS),
         "required": ["use"],
         "additionalProperties": False,
     }
@@ -50,7 +69,7 @@ def workload_schema() -> dict[str, Any]:
     each = {
         "type": "object",
         "description": "nodes repeated for every instance of a component, whose name is then that instance's output",
-        "properties": {key: {} for key in EACH_KEYS} | {"do": {"type": "array", "items": {"$ref": "#/$defs/Node"}}},
+        "properties": _described(EACH_KEYS, do={"type": "array", "items": {"$ref": "#/$defs/Node"}}),
         "required": list(EACH_KEYS),
         "additionalProperties": False,
     }

@@ -83,6 +83,8 @@ def hardware() -> None:
 
 def operators() -> None:
     """Print the operators a workload file may name."""
+    from rich.markup import escape
+
     from ebmsim.graph.nodes import public_operators
 
     table = plain_table("operator", "category", "inputs", "attributes (* required)", "what it computes")
@@ -91,5 +93,5 @@ def operators() -> None:
     for o in public_operators():
         attributes = ", ".join(f"{k}*" if a.required else f"{k}={a.default}" for k, a in o.attributes.items())
         inputs = str(o.least) if o.least == o.most else f"{o.least}…"
-        table.add_row(o.name, o.category, inputs, attributes, o.text)
+        table.add_row(o.name, o.category, inputs, attributes, escape(o.text))
     console().print(table)

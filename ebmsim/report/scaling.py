@@ -13,7 +13,7 @@ from ebmsim.units import format_quantity
 
 def print_scaling(found: Sequence[Scaled]) -> None:
     """Print one row per number of devices."""
-    out = console(width=140)
+    out = console()
     first = found[0]
     e = first.base
     facts, hardware, p = e.workload, e.hardware, e.policy

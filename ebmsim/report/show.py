@@ -17,6 +17,7 @@ from ebmsim.units import format_quantity
 def print_workload(w: Workload) -> None:
     """Print taxonomy, components, wiring, sampler and notes."""
     out, f = console(), w.file
+    program = compose(w, 1)
     derived = derive(w)
     out.print(f"[bold]{w.name}[/]  {f.title}", highlight=False)
     out.print(f"paper     {f.paper.title} ({f.paper.year}) arXiv {f.paper.arxiv}; code {f.paper.code}", highlight=False)
@@ -37,7 +38,6 @@ def print_workload(w: Workload) -> None:
         out.print(f"beside    {f.baseline.of} ({f.baseline.task}), {kind}: {f.baseline.text}", highlight=False)
     table = plain_table("component", "role", "runs", "instances", "weights", "reads", "FLOPs a chain", "fwd FLOPs/B")
     composer = Composer(w, 1)
-    program = compose(w, 1)
     forward = lower(program.graph, [n for n in program.graph.nodes if n.phase in ("forward", "once")], "fp32")
     for name, c in f.components.items():
         count = composer.instances(name, c)

@@ -28,10 +28,23 @@ _PHASES = (
 )
 
 
-def console(width: int = 120) -> Console:
-    """The console on stdout; `width` columns where the output is not a terminal."""
+_TEXT = 120
+# More columns than any table needs.
+_UNBROKEN = 10_000
+
+
+class _Pipe(Console):
+    """A console that is no terminal: text in 120 columns, and every row of a table on one line, as grep reads it."""
+
+    def print(self, *objects: Any, **how: Any) -> None:
+        self.width = _UNBROKEN if any(isinstance(item, Table) for item in objects) else _TEXT
+        super().print(*objects, **how)
+
+
+def console() -> Console:
+    """The console on stdout."""
     plain = Console(emoji=False)
-    return plain if plain.is_terminal else Console(width=width, emoji=False)
+    return plain if plain.is_terminal else _Pipe(emoji=False)
 
 
 def seconds(value: float | None) -> str:

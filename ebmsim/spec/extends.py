@@ -12,8 +12,8 @@ from pathlib import Path as FilePath
 from typing import Any
 
 from ebmsim.errors import Problem, SpecError, suggest
-from ebmsim.spec.library import files, find, folder
 from ebmsim.spec.located import Document, Mark, Path, format_path, load_document
+from ebmsim.spec.shipped import files, find, folder
 from ebmsim.units import _shown as shown
 
 ABOUT_THE_FILE = (
@@ -144,7 +144,10 @@ def _merged(base: Document, own: Document) -> Document:
 
 
 def _follow(data: dict[str, Any], own: Document, merge: _Merge) -> None:
-    """Replace the sources of the figures that `own` gives without one, and drop those of figures that are gone."""
+    """Replace the sources of the figures that `own` gives without one, and drop those of figures that are gone.
+
+    The source of a list is that of its items too.
+    """
     sources = data.setdefault("sources", {})
     merge.marks.setdefault(("sources",), own.marks[()])
     written = own.data.get("sources", {})
@@ -152,9 +155,10 @@ def _follow(data: dict[str, Any], own: Document, merge: _Merge) -> None:
         return
     for path in [path for path in own.marks if path in merge.marks and is_figure(own.data, path)]:
         figure = format_path(path)
-        for gone in [name for name in sources if name.startswith(f"{figure}.") and name not in written]:
+        inside = (f"{figure}.", f"{figure}[")
+        for gone in [name for name in sources if name.startswith(inside) and name not in written]:
             del sources[gone], merge.marks[("sources", gone)]
-        if figure not in written:
+        if figure not in written and not any(isinstance(item, int) for item in path):
             place: Path = ("sources", figure)
             sources[figure] = "estimate, stated in this file"
             merge.marks[place] = merge.keys[place] = own.marks[path]

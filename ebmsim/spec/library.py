@@ -1,4 +1,4 @@
-"""Names of workloads, devices and software profiles, and where their files are."""
+"""Workloads, devices, software profiles and sweeps by name or path."""
 
 from __future__ import annotations
 
@@ -7,51 +7,19 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ebmsim.errors import Problem, SpecError, suggest
+from ebmsim.errors import Problem, SpecError
 from ebmsim.hardware import Hardware
 from ebmsim.policy import Profile
 from ebmsim.spec.located import Document, load_document
+from ebmsim.spec.shipped import files as files
+from ebmsim.spec.shipped import find as find
+from ebmsim.spec.shipped import folder as folder
+from ebmsim.spec.shipped import names as names
 from ebmsim.spec.software import parse_profile
 from ebmsim.spec.workload import Workload, parse_workload, settle
 
 if TYPE_CHECKING:
     from ebmsim.design import Sweep
-
-_PACKAGE = Path(__file__).resolve().parents[1]
-FOLDERS = {"workload": "workload_graphs", "hardware": "hardware", "software": "hardware/software"}
-
-
-def folder(kind: str) -> Path:
-    """The folder of the shipped files of a kind: inside the package, or the checkout of an editable install."""
-    inside = _PACKAGE / "data" / FOLDERS[kind]
-    return inside if inside.is_dir() else _PACKAGE.parent / FOLDERS[kind]
-
-
-def files(kind: str) -> list[str]:
-    """The names of the shipped files of a kind, sorted."""
-    return sorted(path.stem for path in folder(kind).glob("*.yaml"))
-
-
-def names(kind: str) -> list[str]:
-    """The shipped names of a kind, sorted: files, and variants of hardware files."""
-    if kind != "hardware":
-        return files(kind)
-    from ebmsim.spec.extends import variant_files
-
-    return sorted({*files(kind), *variant_files()})
-
-
-def find(kind: str, name: str | Path) -> Path:
-    """The file of a name, or of a path. Raises SpecError with the nearest names."""
-    text = str(name)
-    if text.endswith((".yaml", ".yml")) or "/" in text or "\\" in text:
-        return Path(name)
-    path = folder(kind) / f"{text}.yaml"
-    if path.is_file():
-        return path
-    known = names(kind)
-    hint = suggest(text, known) or "there are: " + ", ".join(known)
-    raise SpecError([Problem(f"unknown {kind} '{text}'", hint=hint)])
 
 
 def load_workload(name: str | Path, preset: str = "", overrides: Mapping[str, Any] | None = None) -> Workload:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from functools import lru_cache
+from typing import Any, BinaryIO, NoReturn
 
 import yaml
 from yaml.reader import Reader
@@ -19,6 +21,8 @@ from ebmsim.errors import Problem, SpecError, suggest
 
 Path = tuple[str | int, ...]
 Mark = tuple[int, int]
+STDIN = "-"
+"""In the place of a file's name: standard input."""
 
 _LARGEST_FILE = 4 * 1024 * 1024
 _MOST_NODES = 100_000
@@ -111,11 +115,17 @@ def format_path(path: Sequence[str | int]) -> str:
 
 
 def load_document(path: str | os.PathLike[str]) -> Document:
-    """Load a YAML file of at most 4 MiB. Raises SpecError with all problems when it cannot be used."""
+    """Load a YAML file of at most 4 MiB; "-" is standard input.
+
+    Raises SpecError with all problems when it cannot be used.
+    """
     file = os.fsdecode(path)
     try:
-        with open(path, "rb") as stream:
-            content = stream.read(_LARGEST_FILE + 1)
+        if file == STDIN and sys.stdin is not None:
+            file, content = "<stdin>", _all_of(sys.stdin.buffer)
+        else:
+            with open(path, "rb") as stream:
+                content = stream.read(_LARGEST_FILE + 1)
     except FileNotFoundError:
         _refuse("no such file", file)
     except IsADirectoryError:
@@ -136,6 +146,12 @@ def load_document(path: str | os.PathLike[str]) -> Document:
         line, column = _position(before, len(before))
         _refuse(f"expected UTF-8 text, found bytes that are not (at byte {bad})", file, line, column)
     return parse_document(text, file)
+
+
+@lru_cache(maxsize=1)
+def _all_of(stream: BinaryIO) -> bytes:
+    """What a stream gives; a pipe is read once, however often its document is asked for."""
+    return stream.read(_LARGEST_FILE + 1)
 
 
 def parse_document(text: str, file: str = "<text>") -> Document:

@@ -1,4 +1,4 @@
-"""The JSON schemas of hardware and sweep files, for editors."""
+"""The JSON schemas of hardware files, software profiles and sweep files, for editors."""
 
 from __future__ import annotations
 
@@ -24,6 +24,13 @@ def hardware_schema() -> dict[str, Any]:
         "else": {"$ref": "#/$defs/Hardware"},
         "$defs": parts | changes,
     }
+
+
+def software_schema() -> dict[str, Any]:
+    """The JSON schema of software profiles, for editors."""
+    from ebmsim.spec.software import ProfileSpec
+
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **ProfileSpec.model_json_schema()}
 
 
 def sweep_schema() -> dict[str, Any]:

@@ -58,8 +58,8 @@ class AlgorithmSpec(_Model):
 class ProfileSpec(_Model):
     """A software profile: the habits of a software stack, the same on every device it runs on."""
 
-    name: str
-    title: str
+    name: str = Field(description="short name, as on the command line")
+    title: str = Field(description="full name")
     tiles: Tiles = Field(description="output tiles of matrix products: rows, columns, fraction of peak inside a tile")
     convolution_tiles: Tiles = Field(description="the same of convolutions")
     split_k: list[int] = Field(description="numbers of parts the inner axis may be split into")

@@ -62,7 +62,7 @@ class DerivedSpec(_Model):
 class SamplingSpec(_Model):
     """A quasi-random design in place of a grid."""
 
-    method: Literal["latin-hypercube", "sobol"]
+    method: Literal["latin-hypercube", "sobol"] = Field(description="how the points are spread")
     points: int = Field(description="points of the design", ge=1, le=10**12)
     seed: int = Field(0, description="of its random numbers", ge=0)
 

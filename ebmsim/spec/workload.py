@@ -42,8 +42,8 @@ class Paper(_Model):
 class PublishedTags(_Model):
     """The tags as the characterisation paper prints them, and the rest of its row of Table II."""
 
-    compositionality: Literal["mono", "homo", "homo-ds", "homo-dw", "hetero"]
-    dependency: Literal["sequential", "fully-parallel", "mixed-parallel"]
+    compositionality: Literal["mono", "homo", "homo-ds", "homo-dw", "hetero"] = Field(description="as printed")
+    dependency: Literal["sequential", "fully-parallel", "mixed-parallel"] = Field(description="as printed")
     work: str = Field("", description="name in Table II")
     year: int | None = Field(None, description="year in Table II, where it is not that of the publication")
     models: str = Field("", description="models in Table II")
@@ -63,16 +63,20 @@ class Baseline(_Model):
 class Taxonomy(_Model):
     """Declared tags; a difference from what is derived from the graph needs a reason."""
 
-    compositionality: Literal["mono", "homo-ds", "homo-dw", "hetero"]
-    dependency: Literal["sequential", "fully-parallel", "mixed-parallel"]
-    paper: PublishedTags | None = None
+    compositionality: Literal["mono", "homo-ds", "homo-dw", "hetero"] = Field(
+        description="one network; several of one architecture with their own or with shared weights; of several"
+    )
+    dependency: Literal["sequential", "fully-parallel", "mixed-parallel"] = Field(
+        description="whether every two networks depend on each other, no two do, or some"
+    )
+    paper: PublishedTags | None = Field(None, description="the row of Table II of the characterisation paper")
     reason: str = Field("", description="why a declared tag differs from the derived one")
 
 
 class Parameter(_Model):
     """A parameter of the workload: default, meaning, and what it may be."""
 
-    default: Expr
+    default: Expr = Field(description="its value where neither preset nor option gives another")
     text: str = Field("", description="what it means")
     choices: list[Expr] = Field(default_factory=list, description="the values it may take")
     least: float | None = Field(None, description="smallest value it may take")
@@ -84,8 +88,8 @@ class Input(_Model):
     shape: list[Expr] = Field(default_factory=list, description="shape, without the chain axis")
     chain_axis: bool = Field(True, description="whether every chain has its own")
     row_axis: bool = Field(False, description="whether every row of a chain has its own (rows of the sampler)")
-    kind: Literal["float", "index"] = "float"
-    when: Expr = True
+    kind: Literal["float", "index"] = Field("float", description="numbers, or indices of rows and classes")
+    when: Expr = Field(True, description="condition under which it is there")
 
 
 class Block(_Model):
@@ -93,7 +97,7 @@ class Block(_Model):
 
     arguments: dict[str, Expr | None] = Field(default_factory=dict, description="names, with defaults or null")
     inputs: list[str] = Field(default_factory=lambda: ["x"], description="names of its input tensors")
-    nodes: list[dict[str, Any]]
+    nodes: list[dict[str, Any]] = Field(description="its operators, and blocks within it")
     output: str = Field("", description="the node it yields; the last one if not given")
 
 
@@ -104,28 +108,32 @@ class Component(_Model):
         description="energy is differentiated, score is not; a decoder runs once, on the sample that the sampler leaves"
     )
     inputs: dict[str, str] = Field(description="its names for the sample, inputs and outputs of components")
-    nodes: list[dict[str, Any]]
+    nodes: list[dict[str, Any]] = Field(description="its forward graph: operators and blocks, in order")
     output: str = Field("", description="the node it yields; the last one if not given")
     instances: Expr = Field(1, description="number of instances")
-    weights: Literal["shared", "distinct"] = "shared"
+    weights: Literal["shared", "distinct"] = Field("shared", description="whether instances have weights of their own")
     launch: Literal["looped", "batched"] = Field("looped", description="instances one after another, or as rows")
     rows: Expr = Field(1, description="rows per chain (guidance, particles, candidates)")
-    runs: Literal["every-evaluation", "every-step", "once", "training"] = "every-evaluation"
+    runs: Literal["every-evaluation", "every-step", "once", "training"] = Field(
+        "every-evaluation", description="when: with every evaluation, once a step, once per inference, in training only"
+    )
     trained: bool = Field(True, description="whether training updates its weights")
     unused_parameters: Expr = Field(0, description="parameters allocated but not used")
-    when: Expr = True
-    text: str = ""
+    when: Expr = Field(True, description="condition under which it is there")
+    text: str = Field("", description="what it is")
 
 
 class Sampler(_Model):
     """The sampling program: nodes, evaluations and counted loops; the loop labelled `step` runs K times in all."""
 
     sample: dict[str, list[Expr]] = Field(description="name and shape of the sample, without the chain axis")
-    preset: Literal["langevin", "mala", "hmc", "gradient-descent", "annealed-langevin"] | None = None
+    preset: Literal["langevin", "mala", "hmc", "gradient-descent", "annealed-langevin"] | None = Field(
+        None, description="a sampler by name, in place of a program"
+    )
     rows: Expr = Field(1, description="rows of a chain that a program may evaluate at once (guidance, particles)")
     settings: dict[str, Expr] = Field(default_factory=dict, description="constants of the preset")
-    program: list[dict[str, Any]] | None = None
-    text: str = ""
+    program: list[dict[str, Any]] | None = Field(None, description="nodes, evaluations and loops, in order")
+    text: str = Field("", description="what it does")
 
 
 class Combination(_Model):
@@ -135,8 +143,8 @@ class Combination(_Model):
         description="they read outputs by component, its instances on the first axis, or each by itself"
     )
     output: str = Field("", description="the node it yields; the last one if not given")
-    when: Expr = True
-    text: str = ""
+    when: Expr = Field(True, description="condition under which it combines")
+    text: str = Field("", description="what it computes")
 
 
 class Unrolled(_Model):
@@ -152,7 +160,7 @@ class Unrolled(_Model):
 class Training(_Model):
     """What a training iteration does besides sampling K_t steps."""
 
-    optimiser: Literal["adam"] = "adam"
+    optimiser: Literal["adam"] = Field("adam", description="how weights are updated")
     average: Expr = Field(False, description="a running average of the weights is updated")
     clip: Expr = Field(False, description="the gradient's norm is computed and clipped")
     terms: list[Term] = Field(description="terms of the loss")
@@ -162,25 +170,29 @@ class Training(_Model):
     negatives: Literal["sampler", "data"] = Field("sampler", description="where negative samples come from")
     unrolled: Unrolled = Field(Unrolled.model_validate({}), description="what the term unrolled goes back through")
     buffer: Expr = Field(0, description="samples in a replay buffer on the host, one byte per element")
-    text: str = ""
+    text: str = Field("", description="what it is")
 
 
 class WorkloadFile(_Model):
     """A workload file."""
 
-    name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
-    title: str
-    paper: Paper
-    taxonomy: Taxonomy
-    parameters: dict[str, Parameter | Expr]
-    presets: dict[str, dict[str, Expr]] = Field(default_factory=dict)
-    inputs: dict[str, Input] = Field(default_factory=dict)
-    blocks: dict[str, Block] = Field(default_factory=dict)
-    components: dict[str, Component]
-    combine: Combination | None = None
+    name: str = Field(pattern=r"^[a-z][a-z0-9_]*$", description="short name, as on the command line")
+    title: str = Field(description="full name")
+    paper: Paper = Field(description="where the workload comes from")
+    taxonomy: Taxonomy = Field(description="its class, checked against the graph")
+    parameters: dict[str, Parameter | Expr] = Field(
+        description="names for numbers and choices, used in expressions; chains is C, steps is K"
+    )
+    presets: dict[str, dict[str, Expr]] = Field(
+        default_factory=dict, description="values of several parameters, by name"
+    )
+    inputs: dict[str, Input] = Field(default_factory=dict, description="tensors given from outside")
+    blocks: dict[str, Block] = Field(default_factory=dict, description="sequences of nodes, to be used by name")
+    components: dict[str, Component] = Field(description="the networks")
+    combine: Combination | None = Field(None, description="how their outputs become one energy; a sum if left out")
     baseline: Baseline | None = Field(None, description="for a conventional model, with what it is compared")
-    sampler: Sampler
-    training: Training | None = None
+    sampler: Sampler = Field(description="the sample, and how it moves")
+    training: Training | None = Field(None, description="what a training iteration does; left out, there is no T_train")
     notes: list[str] = Field(default_factory=list, description="which facts are reconstructed, and what to beware of")
 
 

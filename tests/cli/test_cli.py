@@ -314,7 +314,13 @@ def test_shipped_files_have_no_problems(capsys: Capture) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "folder"), [("workload", "workload_graphs"), ("hardware", "hardware"), ("sweep", "sweeps")]
+    ("kind", "folder"),
+    [
+        ("workload", "workload_graphs"),
+        ("hardware", "hardware"),
+        ("software", "hardware/software"),
+        ("sweep", "sweeps"),
+    ],
 )
 def test_schema_in_docs_is_current_and_named_by_every_file(kind: str, folder: str, capsys: Capture) -> None:
     text = answer(capsys, "schema", kind)
@@ -325,4 +331,5 @@ def test_schema_in_docs_is_current_and_named_by_every_file(kind: str, folder: st
     assert files
     for file in files:
         first = file.read_text(encoding="utf-8").partition("\n")[0]
-        assert first == f"# yaml-language-server: $schema=../docs/schemas/{kind}.json", file.name
+        up = "../" * len(Path(folder).parts)
+        assert first == f"# yaml-language-server: $schema={up}docs/schemas/{kind}.json", file.name

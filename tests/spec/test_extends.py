@@ -96,6 +96,28 @@ def test_a_base_without_sources() -> None:
     assert device.sources == {"units": ("estimate", "stated in this file")}
 
 
+ARRAYS = """\
+matrix:
+  organisation: systolic
+  subarrays: [{rows: 8, columns: 8, arrays: 1}, {rows: 4, columns: 4, arrays: 2}]
+  peak: {fp32: 2 TFLOP/s}
+"""
+
+
+@pytest.mark.parametrize("source", ["matrix.subarrays: 'vendor, NEW'", "units: 'vendor, NEW'"])
+def test_the_source_of_a_list_is_that_of_its_items(here: Path, source: str) -> None:
+    """Those that the base gives its own items go with them; one that the file gives an item stays."""
+    of_items = "  matrix.subarrays: vendor, SHEET\n  matrix.subarrays[1].rows: vendor, SHEET\n"
+    plain = "matrix: {organisation: tiles, peak: {fp32: 2 TFLOP/s, bf16: 4 TFLOP/s}}\n"
+    (here / "arrays.yaml").write_text(BASE.replace(plain, ARRAYS) + of_items, encoding="utf-8")
+    text = "name: f\nextends: arrays.yaml\nmatrix: {subarrays: [{rows: 9, columns: 8, arrays: 1}]}\n"
+    stated = ("vendor", "NEW") if "matrix" in source else ("estimate", "stated in this file")
+    found = {k: v for k, v in parsed(f"{text}sources: {{{source}}}").sources.items() if k.startswith("matrix")}
+    assert found == {"matrix.subarrays": stated}
+    found = parsed(f"{text}sources: {{{source}, 'matrix.subarrays[0].rows': 'measured, NEW'}}").sources
+    assert (found["matrix.subarrays"], found["matrix.subarrays[0].rows"]) == (stated, ("measured", "NEW"))
+
+
 @pytest.mark.usefixtures("here")
 def test_lists_and_scalars_replace_and_validated_is_never_inherited() -> None:
     assert parsed("name: f\nextends: toy.yaml").notes == ("one", "two")

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import yaml
 
-from ebmsim.errors import Problem, SpecError
 from ebmsim.hardware import Hardware
 
 _HEADER = "# {title}: calibrated on {date}. Figures marked as measured were fitted to small steps timed on it.\n"
@@ -38,17 +35,6 @@ def hardware_text(hardware: Hardware, models: Mapping[str, float], extends: str 
     data["sources"] = _sources(data, calibration.date, bool(extends))
     text = yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=110, default_flow_style=None)
     return _HEADER.format(title=hardware.title, date=calibration.date) + text
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file whole or not at all. Raises SpecError."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        beside.write_text(text, encoding="utf-8")
-        beside.replace(path)
-    except OSError as error:
-        beside.unlink(missing_ok=True)
-        raise SpecError([Problem(f"cannot write: {error.strerror}", str(path))]) from None
 
 
 def _figures(hardware: Hardware, changes: bool) -> dict[str, Any]:

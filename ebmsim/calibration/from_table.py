@@ -23,13 +23,13 @@ import yaml
 
 from ebmsim.calibration.device_fit import Device, fit_device
 from ebmsim.calibration.evaluate import Table, evaluate, load_tables, markdown_of_halves, means
-from ebmsim.calibration.file import write_whole
 from ebmsim.calibration.fit import spread
 from ebmsim.calibration.replay import BANDS, Prepared, category_of, check_dtypes, prepare
 from ebmsim.calibration.tables import Measurement, read_table
 from ebmsim.errors import Problem, SpecError
 from ebmsim.estimation import calibrated
 from ebmsim.hardware import Hardware
+from ebmsim.output import write_output
 from ebmsim.policy import Policy, Profile
 from ebmsim.spec.library import load_hardware, load_profile, names
 
@@ -141,7 +141,8 @@ def calibrate_table(file: str | Path, base: str, output: Path, progress: Progres
         raise SpecError(problems)
     profile = calibrated(load_profile(hardware.software), hardware, Policy(fidelity="calibrated"))
     found = calibrate_from_table(rows, hardware, profile, progress)
-    write_whole(output, hardware_text(found, rows, hardware, _beside(base, output), output.stem, Path(file).name))
+    text = hardware_text(found, rows, hardware, _beside(base, output), output.stem, Path(file).name)
+    write_output(output, text.encode())
     progress(f"wrote {output}")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import re
 import sys
 import traceback
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ebmsim.errors import Problem, SpecError, suggest
+from ebmsim.output import write_output
 
 if TYPE_CHECKING:
     from ebmsim.spec.workload import Workload
@@ -53,7 +53,7 @@ def capture_file(where: str, output: Path, *, name: str = "", steps: int = 100, 
     from ebmsim.capture.module import captured
 
     found, text = captured(module, inputs, name=name, steps=steps, chains=chains, file=file)
-    _write(output, text)
+    write_output(output, text.encode())
     return found
 
 
@@ -120,18 +120,3 @@ def _guarded(file: str, what: str, function: Any) -> Any:
         text = " ".join(str(error).split())[:300]
         message = f"{what} raised {type(error).__name__}" + (f": {text}" if text else "")
         raise SpecError([Problem(message, file=file, line=line)]) from None
-
-
-def _write(output: Path, text: str) -> None:
-    """A file written whole or not at all; "-" is standard output. Raises SpecError."""
-    if str(output) == "-":
-        sys.stdout.write(text)
-        return
-    beside = output.with_name(f".{output.name}.{os.getpid()}")
-    try:
-        beside.write_text(text, encoding="utf-8")
-        os.replace(beside, output)
-    except OSError as error:
-        beside.unlink(missing_ok=True)
-        message = f"cannot be written: {error.strerror or type(error).__name__}"
-        raise SpecError([Problem(message, file=str(output))]) from None

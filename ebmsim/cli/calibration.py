@@ -108,7 +108,8 @@ def _measured(device: str, threads: int | None, quick: bool, path: Path) -> Stor
 
 def _finish(store: Store, base: str, output: Path, as_json: bool) -> None:
     from ebmsim.calibration.calibrate import calibrate_from
-    from ebmsim.calibration.file import hardware_text, write_whole
+    from ebmsim.calibration.file import hardware_text
+    from ebmsim.output import write_output
     from ebmsim.spec.library import load_hardware
 
     if base:
@@ -118,7 +119,7 @@ def _finish(store: Store, base: str, output: Path, as_json: bool) -> None:
 
         start = draft(output.stem)
     found = calibrate_from(store, start, output.stem, _say)
-    write_whole(output, hardware_text(found.hardware, found.models, base))
+    write_output(output, hardware_text(found.hardware, found.models, base).encode())
     if as_json:
         click.echo(json.dumps(_answer(found), indent=1, allow_nan=False))
     else:

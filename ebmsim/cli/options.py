@@ -121,3 +121,17 @@ def several_words(name: str) -> type[click.Command]:
             return super().parse_args(ctx, spread)
 
     return Several
+
+
+def all_of(*steps: Callable[[], Any]) -> list[Any]:
+    """What all steps give. Raises SpecError with the problems of all of them."""
+    found: list[Any] = []
+    problems: list[Problem] = []
+    for step in steps:
+        try:
+            found.append(step())
+        except SpecError as error:
+            problems += error.problems
+    if problems:
+        raise SpecError(problems)
+    return found

@@ -10,8 +10,7 @@ from typing import Any
 
 import click
 
-from ebmsim.cli.options import estimated, hardware_option, policy_options, workload_argument, workload_options
-from ebmsim.cli.scale import _all
+from ebmsim.cli.options import all_of, estimated, hardware_option, policy_options, workload_argument, workload_options
 
 
 @click.command()
@@ -29,11 +28,11 @@ from ebmsim.cli.scale import _all
 @policy_options
 def report(workload: str, hw: str, output: Path, preset: str, settings: tuple[str, ...], **policy: Any) -> None:
     """One page with the answer for WORKLOAD on a device, where it comes from, and what to improve next."""
+    from ebmsim.output import write_output
     from ebmsim.report.html import check_page, page
-    from ebmsim.report.output import write_output
     from ebmsim.spec.library import load_workload
 
-    _, e = _all(lambda: check_page(output), lambda: estimated(workload, hw, preset, settings, policy))
+    _, e = all_of(lambda: check_page(output), lambda: estimated(workload, hw, preset, settings, policy))
     loaded = load_workload(workload, preset, e.workload.parameters)
     command = _words(workload, hw, preset, settings, asdict(e.policy))
     write_output(output, page(e, loaded, command).encode())

@@ -12,6 +12,7 @@ import click
 
 from ebmsim.cli import completion
 from ebmsim.cli.options import (
+    all_of,
     estimated,
     hardware_option,
     policy_options,
@@ -19,7 +20,6 @@ from ebmsim.cli.options import (
     workload_argument,
     workload_options,
 )
-from ebmsim.errors import Problem, SpecError
 
 if TYPE_CHECKING:
     from ebmsim.estimation import Estimate
@@ -64,7 +64,7 @@ def scale(
     from ebmsim.scaling import check
 
     counts = [_count(word) for word in devices] or list(_DEVICES)
-    _, _, base = _all(
+    _, _, base = all_of(
         lambda: check(counts, split),
         lambda: _check_output(output),
         lambda: estimated(workload, hw, preset, settings, policy),
@@ -87,20 +87,6 @@ def _check_output(output: Path | None) -> None:
 
     if output is not None:
         check_picture(output)
-
-
-def _all(*steps: Callable[[], Any]) -> list[Any]:
-    """What all steps give. Raises SpecError with the problems of all of them."""
-    found: list[Any] = []
-    problems: list[Problem] = []
-    for step in steps:
-        try:
-            found.append(step())
-        except SpecError as error:
-            problems += error.problems
-    if problems:
-        raise SpecError(problems)
-    return found
 
 
 def _count(word: str) -> Any:

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ebmsim.cli import completion
-from ebmsim.cli.options import estimated, hardware_option, policy_options, workload_argument, workload_options
-from ebmsim.cli.scale import _all
+from ebmsim.cli.options import all_of, estimated, hardware_option, policy_options, workload_argument, workload_options
 from ebmsim.policy import Policy
 
 if TYPE_CHECKING:
@@ -30,10 +29,10 @@ _PATH = click.Path(path_type=Path)
 @policy_options
 def timeline(workload: str, hw: str, output: Path, preset: str, settings: tuple[str, ...], **policy: Any) -> None:
     """The first and one steady step of WORKLOAD as a trace: open it in https://ui.perfetto.dev or chrome://tracing."""
-    from ebmsim.report.output import check_output, write_output
+    from ebmsim.output import check_output, write_output
     from ebmsim.report.timeline import timeline as drawn
 
-    _, e = _all(lambda: check_output(output), lambda: estimated(workload, hw, preset, settings, policy))
+    _, e = all_of(lambda: check_output(output), lambda: estimated(workload, hw, preset, settings, policy))
     turn = _turn(_loaded(workload, preset, e.workload.parameters), e.policy, e.profile)
     write_output(output, json.dumps(drawn(e, turn), ensure_ascii=False, allow_nan=False).encode())
     _tell(output)
@@ -55,10 +54,10 @@ def export(
     workload: str, form: str, hw: str | None, output: Path, preset: str, settings: tuple[str, ...], **policy: Any
 ) -> None:
     """The steady step of WORKLOAD as a graph that other simulators read."""
-    from ebmsim.report.output import check_output, write_output
+    from ebmsim.output import check_output, write_output
 
     make = _untimed if hw is None else _timed
-    _, content = _all(lambda: check_output(output), lambda: make(workload, hw or "", preset, settings, policy))
+    _, content = all_of(lambda: check_output(output), lambda: make(workload, hw or "", preset, settings, policy))
     write_output(output, content)
     _tell(output)
 
@@ -80,7 +79,7 @@ def _untimed(workload: str, hw: str, preset: str, settings: tuple[str, ...], pol
     from ebmsim.spec.library import load_profile
     from ebmsim.spec.setting import parse_setting
 
-    how, loaded = _all(
+    how, loaded = all_of(
         lambda: Policy(**policy),
         lambda: _loaded(workload, preset, dict(parse_setting(text) for text in settings)),
     )

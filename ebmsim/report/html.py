@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 from xml.etree.ElementTree import Element
 
 from ebmsim.errors import Problem, SpecError
+from ebmsim.output import check_output
 from ebmsim.report import html_origins as origins
 from ebmsim.report import html_pictures as pictures
 from ebmsim.report import html_tables as tables
 from ebmsim.report.html_drawing import drawn
 from ebmsim.report.html_elements import element, section, written
-from ebmsim.report.output import check_output
 
 if TYPE_CHECKING:
     from ebmsim.estimation import Estimate

@@ -6,13 +6,13 @@ Functions that draw take and return Axes and leave sizes of letters to the style
 
 from __future__ import annotations
 
-import contextlib
-import os
 from collections.abc import Callable, Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ebmsim.errors import Problem, SpecError
+from ebmsim.output import check_output, write_output
 from ebmsim.report.colours import LINES
 
 if TYPE_CHECKING:
@@ -22,15 +22,10 @@ FORMATS = (".png", ".pdf", ".svg")
 
 
 def check_picture(path: Path) -> None:
-    """Raise SpecError where a picture cannot be written: another format, no such folder, or one that is protected."""
+    """Raise SpecError where a picture cannot be written: another format, or what `check_output` says."""
     if path.suffix.lower() not in FORMATS:
         raise SpecError([Problem(f"expected a picture ({', '.join(FORMATS)}), found '{path.name}'", str(path))])
-    if not os.path.isdir(path.parent):
-        raise SpecError([Problem(f"no such folder '{path.parent}'", str(path))])
-    if os.path.isdir(path):
-        raise SpecError([Problem("expected a picture, found a folder", str(path))])
-    if not os.access(path.parent, os.W_OK):
-        raise SpecError([Problem(f"cannot write in the folder '{path.parent}'", str(path))])
+    check_output(path)
 
 
 def style() -> Any:
@@ -84,16 +79,10 @@ def write(
 
 
 def save(figure: Any, path: Path) -> None:
-    """Write a picture whole or not at all."""
-    unfinished = path.with_name(f".{os.getpid()}{path.suffix}")
-    try:
-        figure.savefig(unfinished, dpi=150, bbox_inches="tight")
-        os.replace(unfinished, path)
-    except OSError as error:
-        raise SpecError([Problem(f"cannot write the picture: {error.strerror or error}", str(path))]) from None
-    finally:
-        with contextlib.suppress(OSError):
-            unfinished.unlink()
+    """Write a picture whole or not at all. Raises SpecError."""
+    picture = BytesIO()
+    figure.savefig(picture, format=path.suffix.lstrip(".").lower(), dpi=150, bbox_inches="tight")
+    write_output(path, picture.getvalue())
 
 
 def settings_of(e: Estimate, counts: bool = True) -> str:

@@ -358,10 +358,10 @@ def test_where_no_picture_can_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     (tmp_path / "file").write_text("")
     refused = {
         "picture": r"expected a picture \(.png, .pdf, .svg\), found 'picture'",
-        "folder.png": "expected a picture, found a folder",
+        "folder.png": "expected a file, found a directory",
         "file/picture.png": "no such folder",
         f"{'long' * 100}/picture.png": "no such folder",
-        f"{'long' * 100}.png": "cannot write the picture: File name too long",
+        f"{'long' * 100}.png": "cannot be written: File name too long",
     }
     for name, message in refused.items():
         with pytest.raises(SpecError, match=message):

@@ -18,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import ebmsim
+from ebmsim import output
 from ebmsim.cli.main import main
 from ebmsim.cost.schedule import first_pass, steady_pass
 from ebmsim.estimation import Estimate
@@ -26,7 +27,6 @@ from ebmsim.hardware import SubArray
 from ebmsim.lowering import fused
 from ebmsim.placement import Turn, step_turn
 from ebmsim.policy import Policy
-from ebmsim.report import output
 from ebmsim.report.explain import explain_kernel
 from ebmsim.report.spans import engines, spans_of
 from ebmsim.report.timeline import timeline

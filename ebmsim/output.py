@@ -13,11 +13,13 @@ _STDOUT = Path("-")
 
 
 def check_output(path: Path) -> None:
-    """Raise SpecError where a file cannot be written there: no such folder, or a folder itself; "-" is stdout."""
-    if path.is_dir():
+    """Raise SpecError where a file cannot be written: a folder, in no folder, or in a protected one; "-" is stdout."""
+    if os.path.isdir(path):
         raise SpecError([Problem("expected a file, found a directory", str(path))])
-    if not path.parent.is_dir():
+    if not os.path.isdir(path.parent):
         raise SpecError([Problem(f"no such folder '{path.parent}'", str(path))])
+    if not os.access(path.parent, os.W_OK):
+        raise SpecError([Problem(f"cannot write in the folder '{path.parent}'", str(path))])
 
 
 def write_output(path: Path, content: bytes) -> None:

@@ -121,8 +121,10 @@ def _missed(rows: Rows, kind: Any, kept: Any) -> Any:
         return np.add.reduceat(rows.access_bytes * (1.0 - kept)[kind], rows.access_start)
     # The same as a product of matrices, for many devices at once.
     row = np.repeat(np.arange(len(rows)), np.diff(rows.access_start, append=len(rows.access_bytes)))
-    bytes_ = np.bincount(kind * len(rows) + row, rows.access_bytes, kept.shape[-1] * len(rows))
-    return ((1.0 - kept).reshape(-1, kept.shape[-1]) @ bytes_.reshape(-1, len(rows))).reshape(*kept.shape[:-1], -1)
+    kinds_ = kept.shape[-1]
+    bytes_ = np.bincount(row * kinds_ + kind, rows.access_bytes, len(rows) * kinds_).reshape(-1, kinds_)
+    # Rows lie along the first axis in memory, along which sums over them are fast.
+    return np.moveaxis((bytes_ @ (1.0 - kept).reshape(-1, kinds_).T).reshape(-1, *kept.shape[:-1]), 0, -1)
 
 
 def _with_rereads(amount: Any, rows: Rows, holder: Level) -> Any:

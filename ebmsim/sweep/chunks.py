@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,7 +20,8 @@ from ebmsim.prepared import named_hardware, named_lowered, named_profile
 from ebmsim.spec.array_expression import evaluate_arrays
 from ebmsim.spec.expression import free_names
 from ebmsim.sweep.axes import Layout, coordinates, layout
-from ebmsim.sweep.engine import evaluate, flat
+from ebmsim.sweep.engine import evaluate, flat, prepare
+from ebmsim.sweep.engine_work import Prepared
 from ebmsim.sweep.figures import with_figures
 from ebmsim.sweep.outputs import are_shaped, column, of_device, of_estimate
 from ebmsim.sweep.pareto import front
@@ -36,6 +37,11 @@ class Cell:
     hardware: Hardware
     policy: Policy
     profile: Profile
+
+    @cached_property
+    def prepared(self) -> Prepared:
+        """What an evaluation of many points needs of the workload."""
+        return prepare(self.lowered, self.profile, self.policy)
 
 
 class Inputs(NamedTuple):
@@ -169,7 +175,7 @@ def _outputs(sweep: Sweep, cell: Cell, figures: Mapping[str, Any], shape: tuple[
     if are_shaped(sweep.outputs) and cell.policy.streams == 1:
         device = with_figures(cell.hardware, figures)
         _check_power(sweep, device)
-        found = evaluate(cell.lowered, machine_of(device), cell.profile, cell.policy)
+        found = evaluate(cell.prepared, machine_of(device))
         found |= {name: flat(value) for name, value in of_device(device, sweep.outputs).items()}
         absent = np.full(shape, np.nan)
         return {column(name): np.broadcast_to(found.get(name, absent), shape) for name in sweep.outputs}

@@ -1,7 +1,16 @@
-"""Estimates over a grid of devices: every formula once, on arrays whose axes are the swept figures.
+"""Estimates of many devices at once: every formula once, on arrays whose axes are the swept figures.
 
-Compute terms live on the axes that arithmetic depends on, memory terms on theirs; only the sum over kernels of their
-combination spans the product of both. All passes of a workload are summed in one walk over the grid.
+On a grid arithmetic lives on the axes that it depends on, memory on those of bandwidths, and bytes on those of
+capacities; only their combination spans the product of the axes. Devices that vary in everything at once are taken in
+groups of near ones. In both cases, what the range of the devices decides is decided once for all of them:
+
+    engine_rows      kernels that differ by a factor alone on all of the devices are one
+    engine_ways      ways to compute a product that are best on none are left out
+    engine_launches  launches that the device never waits for are not looked at: passes become columns, sums of kernels
+    engine_work      the above for a range of devices
+    engine_states    kernels at capacities, by what can bind them
+    engine_sums      the sums
+    engine_points    the axes of the devices, and their extremes
 """
 
 from __future__ import annotations
@@ -12,142 +21,131 @@ from typing import Any
 import numpy as np
 
 from ebmsim import sampling
-from ebmsim.cost.kernels import Kernels, host_costs, host_replay, kernel_costs
+from ebmsim.cost.kernels import kernel_joules
 from ebmsim.cost.machine import Machine
 from ebmsim.errors import EbmsimError
-from ebmsim.graph.rows import counted
-from ebmsim.lowered import Lowered, Pass
-from ebmsim.policy import Policy, Profile
-from ebmsim.sweep.totals import bounds, totals
+from ebmsim.sweep.engine_launches import flat, pass_seconds
+from ebmsim.sweep.engine_points import Axes, alike_in, axes_of, boxes, in_line, part_of, runs_of, some_of, timed_shape
+from ebmsim.sweep.engine_states import states_of
+from ebmsim.sweep.engine_sums import sums_of
+from ebmsim.sweep.engine_work import Prepared, prepare, work_of
+
+__all__ = ["evaluate", "flat", "prepare"]
+
+# Devices of one capacity that are computed at once, and near ones of a group.
+_BOX, _NEAR = 2048, 700
+# Sums that are held at once.
+_HELD = 2_000_000
 
 
-def evaluate(lowered: Lowered, machine: Machine, profile: Profile, policy: Policy) -> dict[str, Any]:
+def evaluate(prepared: Prepared, machine: Machine) -> dict[str, Any]:
     """Figures of estimates over the axes of a machine, by the names they have in an Estimate.
 
     t_samp, t_samp_first, t_once, t_inf, t_inf_eq6, t_train (s); step_joules, inference_joules, mean_power_watts;
-    inference_bytes, training_bytes, fits, training_fits. Those of training only where there is any.
-
-    `machine` is that of a device whose figures are arrays (`figures.with_figures`). Results have the shape that all
-    axes broadcast to. Raises EbmsimError for more than one stream.
+    inference_bytes, training_bytes, fits, training_fits. Those of training only where there is any. `machine` is that
+    of a device whose figures are arrays (`figures.with_figures`). Results have the shape that all axes broadcast to.
+    Raises EbmsimError for more than one stream.
     """
-    if policy.streams > 1:
+    if prepared.policy.streams > 1:
         raise EbmsimError("a grid is evaluated with one stream")
-    w = lowered.facts
+    axes = axes_of(machine)
+    if axes.separate:
+        seconds, moved = _on_a_grid(prepared, machine, axes)
+    else:
+        seconds, moved = _in_groups(prepared, in_line(machine, axes.shape))
+        seconds = seconds.reshape(-1, *axes.shape)
+        moved = [amount.reshape(*axes.shape, -1) for amount in moved]
+    seconds, joules = _throttled(prepared, machine, seconds, moved)
+    found = _figures(prepared, machine, seconds, joules)
+    return {name: np.broadcast_to(value, axes.shape) for name, value in found.items()}
+
+
+def _on_a_grid(prepared: Prepared, machine: Machine, axes: Axes) -> tuple[Any, list[Any]]:
+    """Seconds of every pass (passes × axes), and its bytes at every level (axes of capacities × passes)."""
+    work = work_of(prepared, machine)
+    shape = timed_shape(machine)
+    capacities = tuple(n if a in axes.capacity else 1 for a, n in enumerate(shape))
+    most = max(1, min(_BOX, _HELD // (len(work.plan.launches) * int(np.prod(capacities)))))
+    parts = list(boxes(shape, axes.capacity, most))
+    states = states_of(work, machine, capacities, most)
+    seconds: Any = np.empty((len(prepared.passes), *shape))
+    for index in parts:
+        here = part_of(machine, index)
+        sums = sums_of(work, states, work.ways, here, capacities)
+        for i, found in enumerate(pass_seconds(work.plan, sums, here, prepared.profile, prepared.policy)):
+            seconds[(i, *index)] = found
+    return seconds, [amount @ work.moves for amount in work.traffic(work.moving, machine).bytes]
+
+
+def _in_groups(prepared: Prepared, machine: Machine) -> tuple[Any, list[Any]]:
+    """The same for devices along one axis: those alike in capacity share states, those alike in units ways."""
+    work = work_of(prepared, machine)
+    count = axes_of(machine).shape[0]
+    parts = max(1, round((count / _NEAR) ** 0.5))
+    capacities = [level.capacity for level in machine.levels[:-1] if np.ndim(level.capacity)]
+    slab, group = alike_in(capacities[-1] if capacities else 0.0, count, parts), alike_in(machine.units, count, parts)
+    ways = [work.candidates(some_of(machine, group == i)) for i in range(group.max() + 1)]
+    # Sorted, so that near devices lie side by side.
+    order = np.lexsort((np.broadcast_to(np.ravel(machine.units), count), group, slab))
+    machine, slab, group = some_of(machine, order), slab[order], group[order]
+    seconds: Any = np.empty((len(prepared.passes), count))
+    moved = []
+    for cell in runs_of(slab):
+        devices, groups = some_of(machine, cell), group[cell]
+        alike = work.narrowed(devices)
+        states = states_of(alike, devices, (1,), _NEAR)
+        amounts = [amount @ alike.moves for amount in alike.traffic(alike.moving, devices).bytes]
+        moved.append([np.broadcast_to(amount, (len(groups), amount.shape[-1])) for amount in amounts])
+        for piece in runs_of(groups):
+            here = some_of(devices, piece)
+            sums = sums_of(alike, states, ways[groups[piece.start]], here, (1,))
+            for i, found in enumerate(pass_seconds(work.plan, sums, here, prepared.profile, prepared.policy)):
+                seconds[i, cell][piece] = found
+    back = np.argsort(order)
+    return seconds[:, back], [np.concatenate(level)[back] for level in zip(*moved, strict=True)]
+
+
+def _throttled(prepared: Prepared, machine: Machine, seconds: Any, moved: Sequence[Any]) -> tuple[list[Any], list[Any]]:
+    """Seconds and joules of every pass: dynamic power above what the limit leaves stretches it."""
+    p = prepared
+    joules = kernel_joules(p.lowered.rows, moved, machine, p.profile, p.policy, lambda column: column @ p.counts)
+    least = joules / (machine.power.limit - machine.power.static)
+    each = [joules[..., i] for i in range(len(p.passes))]
+    return [np.maximum(mine, least[..., i]) for i, mine in enumerate(seconds)], each
+
+
+def _figures(prepared: Prepared, machine: Machine, seconds: Sequence[Any], joules: Sequence[Any]) -> dict[str, Any]:
+    lowered, policy = prepared.lowered, prepared.policy
+    w, static = lowered.facts, flat(machine.power.static)
     chains, steps = w.setting("chains"), w.setting("steps") * lowered.launches
-    passes = {"step": lowered.step, "first": lowered.first, "one": lowered.one_chain}
-    passes |= {f"once{i}": pass_ for i, pass_ in enumerate(lowered.once)}
-    if lowered.iteration is not None and lowered.training_step is not None:
-        passes |= {"iteration": lowered.iteration, "sample": lowered.training_step}
-    distinct = list({id(pass_): pass_ for pass_ in passes.values()}.values())
-    timed = dict(zip(map(id, distinct), _time(distinct, lowered, machine, profile, policy), strict=True))
-    step, joules = timed[id(passes["step"])]
-    first = np.maximum(timed[id(passes["first"])][0], step)
-    once: Any = sum(timed[id(pass_)][0] * pass_.repeat * lowered.launches for pass_ in lowered.once)
+    number = {id(pass_): i for i, pass_ in enumerate(prepared.passes)}
+
+    def timed(pass_: Any) -> tuple[Any, Any]:
+        return seconds[number[id(pass_)]], joules[number[id(pass_)]]
+
+    step, dynamic = timed(lowered.step)
+    first = np.maximum(timed(lowered.first)[0], step)
+    outside = [(*timed(pass_), pass_.repeat * lowered.launches) for pass_ in lowered.once]
+    once: Any = sum(time * repeat for time, _, repeat in outside)
     t_inf = sampling.t_inf(once, first, step, steps)
-    static, capacity = flat(machine.power.static), flat(machine.levels[-1].capacity)
-    dynamic: Any = joules * steps + sum(timed[id(p)][1] * p.repeat * lowered.launches for p in lowered.once)
+    step_joules = dynamic + static * step
+    capacity = flat(machine.levels[-1].capacity)
     found = {
         "t_samp": step,
         "t_samp_first": first,
         "t_once": once,
         "t_inf": t_inf,
-        "t_inf_eq6": sampling.t_inf_eq6(timed[id(passes["one"])][0], chains, w.setting("steps")),
-        "step_joules": joules + static * step,
-        "inference_joules": dynamic + static * t_inf,
-        "mean_power_watts": joules / step + static,
+        "t_inf_eq6": sampling.t_inf_eq6(timed(lowered.one_chain)[0], chains, w.setting("steps")),
+        "step_joules": step_joules,
+        "inference_joules": dynamic * steps + sum(energy * repeat for _, energy, repeat in outside) + static * t_inf,
+        "mean_power_watts": np.divide(step_joules, step, out=np.zeros(np.shape(step_joules)), where=step > 0),
         "inference_bytes": lowered.inference_bytes,
         "fits": lowered.inference_bytes <= capacity,
     }
-    if lowered.training_bytes is not None:
-        found |= {"training_bytes": lowered.training_bytes, "training_fits": lowered.training_bytes <= capacity}
-    if "iteration" in passes:
-        iteration = timed[id(passes["iteration"])][0] + lowered.host_seconds(machine, policy)
-        sample = timed[id(passes["sample"])][0]
+    if lowered.iteration is not None and lowered.training_step is not None:
+        iteration = timed(lowered.iteration)[0] + flat(lowered.host_seconds(machine, policy))
+        sample = timed(lowered.training_step)[0]
         found["t_train"] = sampling.t_train(w.setting("iterations"), iteration, sample, lowered.training.steps)
-    shape = np.broadcast_shapes(*[np.shape(value) for value in found.values()])
-    return {name: np.broadcast_to(value, shape) for name, value in found.items()}
-
-
-def _time(
-    passes: Sequence[Pass], lowered: Lowered, machine: Machine, profile: Profile, policy: Policy
-) -> list[tuple[Any, Any]]:
-    """Seconds and joules of every pass, at every point: what `time_pass` gives for one device.
-
-    A pass is cut into stretches between the launches after which the host waits. Where order matters, a stretch takes
-    Σ k + max over its launches of (D_i - Σ_{j<i} k_j), D_i the host time to have issued launch i.
-    """
-    costs = kernel_costs(lowered.rows, lowered.ways, machine, profile, policy)
-    host = host_costs(lowered.rows, machine, profile, policy)
-    replay = host_replay(machine, profile, policy)
-    low, high = _extremes(costs, profile.knee, len(lowered.rows))
-    columns: list[Any] = []
-    groups: list[list[int]] = []
-    plans: list[list[tuple[int, list[int], list[float]]]] = []
-    for pass_ in passes:
-        in_order = machine.host.asynchronous and (not pass_.steady or len(pass_.breaks) > 0)
-        plan = []
-        for start, stop in _stretches(pass_) if in_order else [(0, len(pass_.order))]:
-            order = pass_.order[start:stop]
-            issued = np.cumsum(host[order]) + (replay if start == 0 else 0.0)
-            # Only launches that can be the maximum somewhere on the grid are tried: those whose D_i - Σ k at the
-            # fastest point reaches the best one at the slowest point.
-            tried: Any = []
-            if in_order:
-                fast = issued - (np.cumsum(low[order]) - low[order])
-                slow = issued - (np.cumsum(high[order]) - high[order])
-                tried = np.flatnonzero(fast >= slow.max() * (1 - 1e-12) - 1e-300)
-            total = len(columns)
-            columns.append(counted(order, len(lowered.rows)))
-            before = []
-            for i in tried:
-                before.append(len(columns))
-                columns.append(counted(order[:i], len(lowered.rows)))
-            plan.append((total, before, [float(issued[i]) for i in tried]))
-        plans.append(plan)
-        groups.append([total for total, _, _ in plan])
-        groups += [[column for _, before, _ in plan for column in before]] if in_order else []
-    sums = totals(costs, np.stack(columns, axis=1), [group for group in groups if group], profile.knee)
-    joules = costs.joules @ np.stack([pass_.counts for pass_ in passes], axis=1)
-    wait = 0.0 if policy.fidelity == "roofline" else machine.host.synchronise
-    limit = flat(machine.power.limit - machine.power.static)
-    found = []
-    for index, (pass_, plan) in enumerate(zip(passes, plans, strict=True)):
-        seconds: Any = 0.0
-        for total, before, issued_at in plan:
-            busy = sums[total]
-            ahead = [at - sums[column] for at, column in zip(issued_at, before, strict=True)]
-            seconds = seconds + (busy + np.maximum.reduce(ahead) if ahead else busy)
-        if any(before for _, before, _ in plan):
-            seconds = seconds + wait * len(pass_.breaks)
-        else:
-            issuing = pass_.counts @ host + replay
-            seconds = np.maximum(seconds, issuing) if machine.host.asynchronous else seconds + issuing
-        found.append((np.maximum(seconds, joules[..., index] / limit), joules[..., index]))
+        found["training_bytes"] = lowered.training_bytes
+        found["training_fits"] = lowered.training_bytes <= capacity
     return found
-
-
-def _stretches(pass_: Pass) -> list[tuple[int, int]]:
-    """Launches from after one synchronisation through the next."""
-    stops = [*(int(b) + 1 for b in pass_.breaks), len(pass_.order)]
-    return [(start, stop) for start, stop in zip([0, *stops[:-1]], stops, strict=True) if stop > start]
-
-
-def flat(value: Any) -> Any:
-    """A figure of the machine without its kernel axis."""
-    return value[..., 0] if np.ndim(value) else value
-
-
-def _extremes(costs: Kernels, knee: float, count: int) -> tuple[Any, Any]:
-    """Seconds of every row at the fastest and at the slowest values of its terms."""
-    compute, levels = bounds(costs, count)
-    picked = [
-        costs._replace(fixed=_picked(costs.fixed, pick), link=_picked(costs.link, pick)) for pick in (np.min, np.max)
-    ]
-    memory = [np.maximum.reduce([level[i] for level in levels]) for i in (0, 1)]
-    low, high = (picked[i].combined(compute[i], memory[i], knee) for i in (0, 1))
-    return low, high
-
-
-def _picked(values: Any, pick: Any) -> Any:
-    values = np.atleast_1d(values)
-    return pick(values.reshape(-1, values.shape[-1]), axis=0)

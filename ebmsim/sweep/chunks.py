@@ -20,8 +20,7 @@ from ebmsim.prepared import named_hardware, named_lowered, named_profile
 from ebmsim.spec.array_expression import evaluate_arrays
 from ebmsim.spec.expression import free_names
 from ebmsim.sweep.axes import Layout, coordinates, layout
-from ebmsim.sweep.engine import evaluate, flat, prepare
-from ebmsim.sweep.engine_work import Prepared
+from ebmsim.sweep.engine import Prepared, evaluate, flat, prepare
 from ebmsim.sweep.figures import with_figures
 from ebmsim.sweep.outputs import are_shaped, column, of_device, of_estimate
 from ebmsim.sweep.pareto import front

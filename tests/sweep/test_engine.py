@@ -19,8 +19,8 @@ from ebmsim.lowered import Lowered
 from ebmsim.lowering import lower_workload
 from ebmsim.policy import Policy, Profile
 from ebmsim.spec.library import load_profile
-from ebmsim.sweep import engine
 from ebmsim.sweep.engine import evaluate, prepare
+from ebmsim.sweep.engine import figures as engine_figures
 from ebmsim.sweep.figures import figures_of, with_figures
 
 # Of the device's own figure, on either side of where levels, waves, launches and power begin to hold a kernel up.
@@ -181,12 +181,12 @@ def test_any_axes(data: st.DataObject) -> None:
 
 
 def test_parts_of_a_grid_are_the_grid(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine, "_BOX", 3)
+    monkeypatch.setattr(engine_figures, "_BOX", 3)
     check_grid("ccsp", ebmsim.load_hardware("a100"), Policy(), FACTORS)
 
 
 def test_groups_of_points_are_the_points(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine, "_NEAR", 5)
+    monkeypatch.setattr(engine_figures, "_NEAR", 5)
     check_points("ccsp", ebmsim.load_hardware("a100"), Policy(), FACTORS, 200)
 
 

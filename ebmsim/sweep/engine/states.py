@@ -14,9 +14,9 @@ import numpy as np
 from ebmsim.cost.machine import Machine
 from ebmsim.graph.kernels import Floats, Ints
 from ebmsim.graph.rows import Rows
-from ebmsim.sweep.engine_points import changed, ends
-from ebmsim.sweep.engine_rows import KNEED, OTHER, alike, chosen
-from ebmsim.sweep.engine_work import Work
+from ebmsim.sweep.engine.points import changed, ends
+from ebmsim.sweep.engine.rows import KNEED, OTHER, alike, chosen
+from ebmsim.sweep.engine.work import Work
 
 # Seconds of one block: of states times devices.
 _BLOCK = 500_000

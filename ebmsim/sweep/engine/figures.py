@@ -1,17 +1,4 @@
-"""Estimates of many devices at once: every formula once, on arrays whose axes are the swept figures.
-
-On a grid arithmetic lives on the axes that it depends on, memory on those of bandwidths, and bytes on those of
-capacities; only their combination spans the product of the axes. Devices that vary in everything at once are taken in
-groups of near ones. In both cases, what the range of the devices decides is decided once for all of them:
-
-    engine_rows      kernels that differ by a factor alone on all of the devices are one
-    engine_ways      ways to compute a product that are best on none are left out
-    engine_launches  launches that the device never waits for are not looked at: passes become columns, sums of kernels
-    engine_work      the above for a range of devices
-    engine_states    kernels at capacities, by what can bind them
-    engine_sums      the sums
-    engine_points    the axes of the devices, and their extremes
-"""
+"""Every formula once, for many devices: seconds, energy and memory over all axes of a machine."""
 
 from __future__ import annotations
 
@@ -24,13 +11,11 @@ from ebmsim import sampling
 from ebmsim.cost.kernels import kernel_joules
 from ebmsim.cost.machine import Machine
 from ebmsim.errors import EbmsimError
-from ebmsim.sweep.engine_launches import flat, pass_seconds
-from ebmsim.sweep.engine_points import Axes, alike_in, axes_of, boxes, in_line, part_of, runs_of, some_of, timed_shape
-from ebmsim.sweep.engine_states import states_of
-from ebmsim.sweep.engine_sums import sums_of
-from ebmsim.sweep.engine_work import Prepared, prepare, work_of
-
-__all__ = ["evaluate", "flat", "prepare"]
+from ebmsim.sweep.engine.launches import flat, pass_seconds
+from ebmsim.sweep.engine.points import Axes, alike_in, axes_of, boxes, in_line, part_of, runs_of, some_of, timed_shape
+from ebmsim.sweep.engine.states import states_of
+from ebmsim.sweep.engine.sums import sums_of
+from ebmsim.sweep.engine.work import Prepared, work_of
 
 # Devices of one capacity that are computed at once, and near ones of a group.
 _BOX, _NEAR = 2048, 700

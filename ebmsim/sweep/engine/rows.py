@@ -14,7 +14,7 @@ from ebmsim.cost.traffic import held, kinds
 from ebmsim.graph.kernels import Floats, Ints
 from ebmsim.graph.rows import Flags, Rows
 from ebmsim.policy import Policy, Profile
-from ebmsim.sweep.engine_points import largest, smallest
+from ebmsim.sweep.engine.points import largest, smallest
 
 # What the time of a kernel is made of: a knee of arithmetic and memory, the larger of both, something else.
 KNEED, STREAMING, OTHER = 0, 1, 2

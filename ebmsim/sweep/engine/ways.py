@@ -12,7 +12,7 @@ from ebmsim.cost.ways import Ways
 from ebmsim.graph.kernels import Ints
 from ebmsim.graph.rows import Products
 from ebmsim.policy import Policy, Profile
-from ebmsim.sweep.engine_points import arrays, changed, largest, smallest
+from ebmsim.sweep.engine.points import arrays, changed, largest, smallest
 
 # Counts of units that are looked at one by one; more are looked at in so many ranges.
 _RANGES = 16

@@ -16,9 +16,9 @@ from ebmsim.graph.kernels import Floats, Ints
 from ebmsim.graph.rows import Flags, Rows
 from ebmsim.lowered import Lowered, Pass
 from ebmsim.policy import Policy, Profile
-from ebmsim.sweep.engine_launches import Plan, flat, plan_of
-from ebmsim.sweep.engine_points import ends
-from ebmsim.sweep.engine_rows import (
+from ebmsim.sweep.engine.launches import Plan, flat, plan_of
+from ebmsim.sweep.engine.points import ends
+from ebmsim.sweep.engine.rows import (
     KNEED,
     OTHER,
     STREAMING,
@@ -30,7 +30,7 @@ from ebmsim.sweep.engine_rows import (
     stacked,
     summed,
 )
-from ebmsim.sweep.engine_ways import Candidates, candidates, tabled
+from ebmsim.sweep.engine.ways import Candidates, candidates, tabled
 
 # Seconds of a kernel of which nothing is known.
 _LONG = 1e6

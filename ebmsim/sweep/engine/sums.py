@@ -9,9 +9,9 @@ import numpy as np
 from ebmsim.cost.machine import Machine
 from ebmsim.graph.kernels import Ints
 from ebmsim.graph.rows import Rows
-from ebmsim.sweep.engine_states import Block, States, raised
-from ebmsim.sweep.engine_ways import Candidates
-from ebmsim.sweep.engine_work import Work
+from ebmsim.sweep.engine.states import Block, States, raised
+from ebmsim.sweep.engine.ways import Candidates
+from ebmsim.sweep.engine.work import Work
 
 # Elements that are computed at once: a few such arrays stay in a core's own cache.
 _CACHE = 32768

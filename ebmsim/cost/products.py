@@ -164,18 +164,19 @@ def systolic_ways(products: Products, machine: Machine, rate: Any) -> Any:
     The rate of a dtype against that of all cells (2 each per cycle) stretches the cycles: fp32 in six bf16 passes takes
     six times as long. A group has the share of the rate that it has of the cells.
     """
-    cycles = np.stack([dealt_cycles(place.pieces, place.lanes) for place in placements(products, machine)])
-    return cycles * _cycle(machine, rate)
+    cycle = _cycle(machine, rate)
+    seconds = [dealt_cycles(place.pieces, place.lanes) * cycle for place in placements(products, machine)]
+    return np.stack(np.broadcast_arrays(*seconds))
 
 
 def group_seconds(products: Products, machine: Machine, profile: Profile, policy: Policy) -> Any:
     """Seconds of every product on every group of systolic arrays alone, along a leading axis, by its best placement."""
     rate = product_rate(products, machine, dtypes(profile, machine, policy))
-    places = placements(products, machine)
+    places, cycle = placements(products, machine), _cycle(machine, rate)
     alone = []
     for group in range(len(machine.subarrays)):
-        alone.append(np.minimum.reduce([dealt_cycles(place.pieces, [place.lanes[group]]) for place in places]))
-    return np.stack(np.broadcast_arrays(*alone)) * _cycle(machine, rate)
+        alone.append(np.minimum.reduce([dealt_cycles(place.pieces, [place.lanes[group]]) for place in places]) * cycle)
+    return np.stack(np.broadcast_arrays(*alone))
 
 
 def _cycle(machine: Machine, rate: Any) -> Any:

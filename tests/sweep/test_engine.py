@@ -18,7 +18,7 @@ from ebmsim.hardware import Hardware
 from ebmsim.lowered import Lowered
 from ebmsim.lowering import lower_workload
 from ebmsim.policy import Policy, Profile
-from ebmsim.spec.library import load_profile
+from ebmsim.spec.library import load_profile, names
 from ebmsim.sweep.engine import evaluate, prepare
 from ebmsim.sweep.engine import figures as engine_figures
 from ebmsim.sweep.figures import figures_of, with_figures
@@ -112,6 +112,17 @@ def test_other_kinds_of_devices(name: str, device: str) -> None:
     capacities = {f"memory.{level.name}.capacity": (0.05, 1.0, 4.0) for level in hardware.memory[:-1]}
     last = f"memory.{hardware.memory[-1].name}.bandwidth"
     check_grid(name, hardware, Policy(dtype=dtype), {"units": (0.5, 1.0, 2.0), last: (0.3, 1.0)} | capacities)
+
+
+@pytest.mark.parametrize("execution", ["eager", "persistent"])
+@pytest.mark.parametrize("device", names("hardware"))
+def test_every_device(device: str, execution: str) -> None:
+    """Also those whose software has a sharp knee: powers of seconds may leave what a float can hold."""
+    hardware = ebmsim.load_hardware(device)
+    dtype = next(dtype for dtype in ("fp8", "bf16", "fp16", "int8") if dtype in hardware.matrix.peak)
+    last = f"memory.{hardware.memory[-1].name}"
+    factors = {"sustained_clock": (0.5, 1.0), f"{last}.bandwidth": (0.25, 1.0, 4.0), f"{last}.capacity": (0.5, 1.0)}
+    check_grid("ebm_cvr", hardware, Policy(execution=execution, dtype=dtype), factors)
 
 
 @pytest.mark.parametrize("path", ["matrix.rows", "matrix.columns", "matrix.arrays"])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -33,16 +35,19 @@ def evaluate(prepared: Prepared, machine: Machine) -> dict[str, Any]:
     """
     if prepared.policy.streams > 1:
         raise EbmsimError("a grid is evaluated with one stream")
-    axes = axes_of(machine)
+    shape = axes_of(machine).shape
+    # No time depends on the capacity of main memory.
+    timed = replace(machine, levels=(*machine.levels[:-1], replace(machine.levels[-1], capacity=math.inf)))
+    axes = axes_of(timed)
     if axes.separate:
-        seconds, moved = _on_a_grid(prepared, machine, axes)
+        seconds, moved = _on_a_grid(prepared, timed, axes)
     else:
-        seconds, moved = _in_groups(prepared, in_line(machine, axes.shape))
+        seconds, moved = _in_groups(prepared, in_line(timed, axes.shape))
         seconds = seconds.reshape(-1, *axes.shape)
         moved = [amount.reshape(*axes.shape, -1) for amount in moved]
     seconds, joules = _throttled(prepared, machine, seconds, moved)
     found = _figures(prepared, machine, seconds, joules)
-    return {name: np.broadcast_to(value, axes.shape) for name, value in found.items()}
+    return {name: np.broadcast_to(value, shape) for name, value in found.items()}
 
 
 def _on_a_grid(prepared: Prepared, machine: Machine, axes: Axes) -> tuple[Any, list[Any]]:
@@ -91,12 +96,12 @@ def _in_groups(prepared: Prepared, machine: Machine) -> tuple[Any, list[Any]]:
 
 
 def _throttled(prepared: Prepared, machine: Machine, seconds: Any, moved: Sequence[Any]) -> tuple[list[Any], list[Any]]:
-    """Seconds and joules of every pass: dynamic power above what the limit leaves stretches it."""
+    """Seconds and joules of every pass: dynamic power above what the limit leaves stretches what takes any time."""
     p = prepared
     joules = kernel_joules(p.lowered.rows, moved, machine, p.profile, p.policy, lambda column: column @ p.counts)
     least = joules / (machine.power.limit - machine.power.static)
     each = [joules[..., i] for i in range(len(p.passes))]
-    return [np.maximum(mine, least[..., i]) for i, mine in enumerate(seconds)], each
+    return [np.where(mine > 0, np.maximum(mine, least[..., i]), 0.0) for i, mine in enumerate(seconds)], each
 
 
 def _figures(prepared: Prepared, machine: Machine, seconds: Sequence[Any], joules: Sequence[Any]) -> dict[str, Any]:

@@ -18,6 +18,8 @@ from ebmsim.sweep.engine.points import changed, ends
 from ebmsim.sweep.engine.rows import KNEED, OTHER, alike, chosen
 from ebmsim.sweep.engine.work import Work
 
+# Exponents up to which powers of bytes and of seconds a byte are numbers that a float can hold.
+_LARGEST_POWER = 8
 # Seconds of one block: of states times devices.
 _BLOCK = 500_000
 
@@ -36,21 +38,18 @@ class Kind(NamedTuple):
 class Block(NamedTuple):
     """States of one kind, as many as are computed at once.
 
+    powers: whether arithmetic and memory meet in a knee as cᵖ + mᵖ; bytes are then to the power of its exponent p.
     arithmetic: whose seconds of arithmetic they have: a product's, or, after all products, those of one of `own`.
     bytes: at the kind's levels, or None: of which of `varying` they are then. weights: what they count for, columns and
     capacities × states (a sparse matrix): the change from one capacity to the next.
     """
 
     kind: Kind
+    powers: bool
     arithmetic: Ints
     bytes: Floats | None
     varying: Ints
     weights: Any
-
-    @property
-    def powers(self) -> bool:
-        """Whether arithmetic and memory meet in a knee: bytes are then to the power of its exponent."""
-        return self.kind.kneed and len(self.kind.levels) > 0
 
 
 class States(NamedTuple):
@@ -90,7 +89,7 @@ def states_of(work: Work, machine: Machine, capacities: tuple[int, ...], points:
     first, state = alike(bytes_.T, (kind, which < 0, which, arithmetic))
     weights = _weights(work, (row, start, stop), state, len(first), int(np.prod(capacities)))
     kind, which, arithmetic, bytes_ = kind[first], which[first], arithmetic[first], bytes_[:, first]
-    blocks = []
+    blocks, exponent = [], work.prepared.profile.knee
     changes = np.flatnonzero((np.diff(kind) != 0) | (np.diff(which < 0) != 0)) + 1
     for group in np.split(np.arange(len(first)), changes):
         mine = kinds[kind[group[0]]]
@@ -98,9 +97,10 @@ def states_of(work: Work, machine: Machine, capacities: tuple[int, ...], points:
         for at in range(0, len(group), size):
             part = slice(group[at], group[at : at + size][-1] + 1)
             amounts = bytes_[list(mine.levels), part] if which[part.start] < 0 else None
-            if amounts is not None and mine.kneed and mine.levels:
-                amounts = raised(amounts, work.prepared.profile.knee)
-            blocks.append(Block(mine, arithmetic[part], amounts, which[part], weights[:, part]))
+            powers = mine.kneed and bool(mine.levels) and exponent <= _LARGEST_POWER
+            if amounts is not None and powers:
+                amounts = raised(amounts, exponent)
+            blocks.append(Block(mine, powers, arithmetic[part], amounts, which[part], weights[:, part]))
     column, row, weight = work.entries
     others = np.zeros((len(rows), len(work.plan.launches)))
     others[row, column] = weight

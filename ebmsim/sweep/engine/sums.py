@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ebmsim.cost.kernels import knee
 from ebmsim.cost.machine import Machine
 from ebmsim.graph.kernels import Ints
 from ebmsim.graph.rows import Rows
@@ -138,8 +139,10 @@ def _seconds(block: Block, terms: _Terms, place: Ints, exponent: float) -> Any:
         arithmetic = terms.arithmetic[place[block.arithmetic[part]]]
         if memory is None:
             found[part] = arithmetic
-        elif kneed:
+        elif block.powers:
             root(np.add(arithmetic, memory, out=found[part]), exponent)
+        elif kneed:
+            found[part] = knee(arithmetic, memory, exponent)
         else:
             np.maximum(arithmetic, memory, out=found[part])
     return found

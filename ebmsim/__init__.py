@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ebmsim.spec.library import load_hardware, load_workload
     from ebmsim.spec.workload import Workload
     from ebmsim.sweep import sweep
+    from ebmsim.sweep.search import search
     from ebmsim.sweep.sensitivity import sensitivity
 
 _HOMES = {
@@ -36,6 +37,7 @@ _HOMES = {
     "systolic_cycles": "ebmsim.cost.systolic",
     "sensitivity": "ebmsim.sweep.sensitivity",
     "scale": "ebmsim.scaling",
+    "search": "ebmsim.sweep.search",
     "sweep": "ebmsim.sweep",
     "validate": "ebmsim.calibration.validation",
 }
@@ -55,6 +57,7 @@ __all__ = [
     "load_hardware",
     "load_workload",
     "scale",
+    "search",
     "sensitivity",
     "sweep",
     "systolic_cycles",

@@ -20,7 +20,7 @@ MODULES = {
         *("schedule", "stages", "assignment", "area", "area_model"),
     ),
     "graph": ("graph", "compose", "differentiate", "training", "fuse", "lower", "rows", "kernels", "taxonomy"),
-    "sweep": ("run", "pareto", "sensitivity", "decomposition"),
+    "sweep": ("run", "search", "proposals", "conditions", "pareto", "sensitivity", "decomposition"),
     "": ("sampling", "timing", "communication", "placement", "scaling"),
 }
 

@@ -222,7 +222,7 @@ def _range(document: Document, at: tuple[str, ...], spec: AxisSpec, free: bool) 
         if key not in given:
             yield document.problem(at, f"missing key '{key}' of a range", "or give a list of values")
     if not free and spec.points is None:
-        yield document.problem(at, "missing key 'points' of a range")
+        yield document.problem(at, "missing key 'points' of a range", "a search needs none, but the key 'minimize'")
     number = spec.field.startswith("hardware.") or not spec.field
     if not number and len(given) == 2 and not all(isinstance(v, (int, float)) for v in (spec.start, spec.to)):
         yield document.problem(at, f"'{spec.field}' takes a list of values, not a range")

@@ -101,12 +101,23 @@ def roofline(axes: Axes) -> Axes:
     seen: dict[str, int] = {}
     for workload, change, component in _ROOFLINE:
         intensity, attained = position(workload, change, component)
-        if not attained:  # run once, outside the steps: drawn on the roof
+        outside = not attained
+        if outside:  # run once, outside the steps: drawn on the roof, hollow, as two are in one place
             attained = min(peak, bandwidth * intensity)
         name = LABELS[workload] if component in ("energy", "mlp") else f"{LABELS[workload]} {component}"
         seen[workload] = seen.get(workload, -1) + 1
         marker = "osD^"[seen[workload]]
-        axes.scatter(intensity, attained / 1e12, color=colours[workload], marker=marker, s=28, zorder=3, label=name)
+        face = "none" if outside else colours[workload]
+        axes.scatter(
+            intensity,
+            attained / 1e12,
+            edgecolors=colours[workload],
+            facecolors=face,
+            marker=marker,
+            s=60 if outside else 28,
+            zorder=3,
+            label=name,
+        )
     axes.set(
         xscale="log",
         yscale="log",

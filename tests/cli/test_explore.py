@@ -5,39 +5,16 @@ from __future__ import annotations
 import json
 import math
 import re
-from typing import Any
 
 import pytest
+from command_line import answer, refusal
 
 import ebmsim
-from ebmsim.cli.main import main
 from ebmsim.spec.figure import read_figure
 from ebmsim.sweep.sensitivity import is_whole
 
 Capture = pytest.CaptureFixture[str]
 SMALL = ("irem", "--preset", "small")
-
-
-def run(capsys: Capture, *words: str) -> tuple[int, str, str]:
-    """Exit status, stdout and stderr of a command line."""
-    status: Any = 0
-    try:
-        main(words)
-    except SystemExit as stop:
-        status = stop.code or 0
-    return status, *capsys.readouterr()
-
-
-def answer(capsys: Capture, *words: str) -> str:
-    status, out, err = run(capsys, *words)
-    assert (status, err) == (0, "")
-    return out
-
-
-def refusal(capsys: Capture, *words: str) -> str:
-    status, out, err = run(capsys, *words)
-    assert (status, out) == (2, "") and "Traceback" not in err
-    return err
 
 
 # --- sensitivity ------------------------------------------------------------------------------------------------------
@@ -98,7 +75,7 @@ def test_energies_have_their_unit(capsys: Capture) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--of", "t_inff"), "no time or energy 't_inff' in an estimate\n    did you mean 't_inf'?\n"),
+        (("--of", "t_inff"), "no time or energy 't_inff' in an estimate\n    did you mean 't_inf'?"),
         (("--preset", "smal"), "smal"),
         (("--hw", "a10"), "unknown hardware 'a10'"),
         (("--fidelity", "rofline"), "did you mean 'roofline'?"),

@@ -15,9 +15,10 @@ from typing import Any
 
 import pytest
 from click.shell_completion import CompletionItem, ShellComplete
+from command_line import answer, run
 
 import ebmsim
-from ebmsim.cli.main import COMMANDS, cli, main
+from ebmsim.cli.main import COMMANDS, cli
 from ebmsim.errors import SpecError
 from ebmsim.policy import DTYPES, EXECUTIONS
 from ebmsim.spec.extends import hardware_document
@@ -29,22 +30,6 @@ from ebmsim.spec.start import changed_device, starting_file
 ROOT = Path(__file__).parents[2]
 SCHEMAS = sorted((ROOT / "docs" / "schemas").glob("*.json"))
 Capture = pytest.CaptureFixture[str]
-
-
-def run(capsys: Capture, *words: str) -> tuple[int, str, str]:
-    """Exit status, stdout and stderr of a command line."""
-    status: Any = 0
-    try:
-        main(words)
-    except SystemExit as stop:
-        status = stop.code or 0
-    return status, *capsys.readouterr()
-
-
-def answer(capsys: Capture, *words: str) -> str:
-    status, out, err = run(capsys, *words)
-    assert (status, err) == (0, "")
-    return out
 
 
 def piped(monkeypatch: pytest.MonkeyPatch, text: str) -> None:

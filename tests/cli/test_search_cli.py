@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import command_line
 import pytest
 
 import ebmsim
 from ebmsim.cli import search as command
-from ebmsim.cli.main import main
 from ebmsim.sweep import search as engine
 from ebmsim.units import format_quantity
 
@@ -44,12 +44,7 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def run(capsys: Capture, *words: str) -> tuple[int, str, str]:
     """Exit status, stdout without spaces at the ends of lines, and stderr of a command line."""
-    status: Any = 0
-    try:
-        main(words)
-    except SystemExit as stop:
-        status = stop.code or 0
-    out, err = capsys.readouterr()
+    status, out, err = command_line.run(capsys, *words)
     return status, re.sub(" +$", "", out, flags=re.MULTILINE), err
 
 

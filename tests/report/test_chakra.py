@@ -11,6 +11,7 @@ from typing import Any
 
 import networkx
 import pytest
+from command_line import refusal
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -234,14 +235,6 @@ def test_branches_wait_for_one_another_as_the_cost_model_has_it(workload: str) -
 
 
 # --- the command -----------------------------------------------------------------------------------------------------
-
-
-def refusal(capsys: pytest.CaptureFixture[str], *words: str) -> str:
-    with pytest.raises(SystemExit) as stop:
-        main(words)
-    out, err = capsys.readouterr()
-    assert (stop.value.code, out) == (2, "")
-    return err.rstrip("\n")
 
 
 def test_the_command_with_a_device(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
-
-from ebmsim.cli.main import main
+from command_line import run
 
 Capture = pytest.CaptureFixture[str]
 SMALL = ("irem", "--preset", "small", "--hw", "h100")
@@ -21,16 +19,6 @@ axes:
 outputs: [t_inf, mean_power_watts]
 keep: KEEP
 """
-
-
-def run(capsys: Capture, *words: str) -> tuple[int, str, str]:
-    """Exit status, stdout and stderr of a command line."""
-    status: Any = 0
-    try:
-        main(words)
-    except SystemExit as stop:
-        status = stop.code or 0
-    return status, *capsys.readouterr()
 
 
 def test_roofline(tmp_path: Path, capsys: Capture) -> None:

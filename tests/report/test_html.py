@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from command_line import run
 
 import ebmsim
 from ebmsim.cli.main import main
@@ -405,16 +406,6 @@ def test_every_workload_is_drawn_from_left_to_right(name: str) -> None:
 
 
 # --- the command ------------------------------------------------------------------------------------------------------
-
-
-def run(capsys: Capture, *words: str) -> tuple[int, str, str]:
-    """Exit status, stdout and stderr of a command line."""
-    status: Any = 0
-    try:
-        main(words)
-    except SystemExit as stop:
-        status = stop.code or 0
-    return status, *capsys.readouterr()
 
 
 def test_the_command_on_the_page_makes_the_same_page(

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import jsonschema
 import numpy as np
 import pytest
+from command_line import refusal
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -442,14 +443,6 @@ def test_a_synchronous_host_issues_each_kernel_right_before_it(pairs: list[tuple
 # --- the command -----------------------------------------------------------------------------------------------------
 
 WORDS = ("timeline", "ired", "--hw", "rtx5090", "--preset", "small")
-
-
-def refusal(capsys: pytest.CaptureFixture[str], *words: str) -> str:
-    with pytest.raises(SystemExit) as stop:
-        main(words)
-    out, err = capsys.readouterr()
-    assert (stop.value.code, out) == (2, "")
-    return err.rstrip("\n")
 
 
 def test_the_command_writes_a_file_that_can_be_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

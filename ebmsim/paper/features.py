@@ -49,8 +49,9 @@ def _estimate(workload: str, hardware: str, setting: Setting, streams: int = 1, 
     return estimate_named(workload, hardware, policy, "", chains, figures)
 
 
-def _step(*of: Any, **features: Any) -> float:
-    return float(_estimate(*of, **features).seconds["t_samp"])  # type: ignore[arg-type]
+def _step(workload: str, hardware: str, setting: Setting, streams: int = 1, **features: Any) -> float:
+    """T_samp, in s."""
+    return float(_estimate(workload, hardware, setting, streams, **features).seconds["t_samp"] or 0.0)
 
 
 def features_alone(workload: str, setting: Setting) -> dict[str, float]:
